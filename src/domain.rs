@@ -1,0 +1,22 @@
+//! The vocabulary of the service: values in, values out. Pure: no I/O, no async, no clock; time comes in as `now`.
+//! The only module everyone may import.
+
+pub mod alert;
+pub mod check;
+pub mod classify;
+pub mod dependency;
+pub mod egress;
+pub mod histogram;
+pub mod judge;
+pub mod notification;
+pub mod observation;
+pub mod outage;
+pub mod policy;
+pub mod registry;
+pub mod schedule;
+pub mod service;
+pub mod spec;
+pub mod state;
+pub mod status;
+pub mod time;
+pub mod window;

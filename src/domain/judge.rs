@@ -1,0 +1,740 @@
+//! Decides about alerts: which conditions hold, who is told, who is held back for whose sake (CONTRACT.md section 10).
+//!
+//! The judge holds every living alert and who has failed, and nothing else. It is asked after each check that matters
+//! and on the beat of a clock; each answer is a list of changed alerts and of notices owed. Decisions are made from what
+//! is, not from what happened, so that a restart repairs itself: an alert that ought to have been told and was not is
+//! told at the next occasion.
+//!
+//! A service that is down also has a bad error rate. That alert is listed, but held back for the sake of the outage
+//! alert that has already told the same story, for as long as the window reaches back into that outage: one fault, one
+//! page.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::alert::{Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told};
+use super::notification::{Notice, NoticeKind};
+use super::outage::Outage;
+use super::policy::AlertPolicy;
+use super::registry::Registry;
+use super::service::{Probe, Service, ServiceName};
+use super::state::ServiceState;
+use super::status::Status;
+use super::time::{Stamp, round2};
+use super::window::Counts;
+
+/// Answers looked at for `high_response_time`, how many of them raise it, and how many it resolves with: CONTRACT.md 10.4.
+const LATEST: usize = 5;
+const RAISE_AT: usize = 3;
+const RESOLVE_AT: usize = 1;
+/// Unhealthy checks in a row that make a service a failed dependency or a root cause: CONTRACT.md 10.5.
+const FAILED_AT: u32 = 2;
+/// Failed checks an error rate needs: one lost packet is no page, CONTRACT.md 10.4.
+const ERROR_RATE_MIN_FAILURES: u64 = 2;
+
+type Key = (Component, AlertType);
+
+/// What is remembered of the last alert of a component and type, for its successor.
+#[derive(Debug, Clone)]
+struct Past {
+    id: String,
+    second: i64,
+    last_notified: Option<DateTime<Utc>>,
+    resolved_at: Option<DateTime<Utc>>,
+}
+
+impl Past {
+    fn of(alert: &Alert) -> Self {
+        let in_id = alert.id.rsplit('-').next().and_then(|text| text.parse().ok());
+        Self {
+            id: alert.id.clone(),
+            second: in_id.unwrap_or_else(|| alert.triggered_at.timestamp()),
+            last_notified: alert.last_notified,
+            resolved_at: alert.resolved_at,
+        }
+    }
+}
+
+/// A service that has failed: at least two unhealthy checks in a row, or an open outage.
+#[derive(Debug, Clone, PartialEq)]
+struct Failed {
+    since: DateTime<Utc>,
+    outage: Option<Outage>,
+}
+
+/// Every living alert, and who has failed.
+#[derive(Debug, Default)]
+pub struct Judge {
+    alerts: BTreeMap<Key, Alert>,
+    past: HashMap<Key, Past>,
+    failed: HashMap<ServiceName, Failed>,
+    sequences: HashMap<Component, u64>,
+}
+
+/// What was decided.
+#[derive(Debug, Default, PartialEq)]
+pub struct Decision {
+    /// Alerts as they are now; resolved ones for the last time.
+    pub changed: Vec<Alert>,
+    pub notices: Vec<Notice>,
+    /// Ids of alerts whose unsent messages are to be withdrawn.
+    pub withdrawn: Vec<String>,
+}
+
+impl Decision {
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.notices.is_empty() && self.withdrawn.is_empty()
+    }
+
+    fn note(&mut self, alert: &Alert) {
+        match self.changed.iter_mut().find(|changed| changed.id == alert.id) {
+            Some(changed) => changed.clone_from(alert),
+            None => self.changed.push(alert.clone()),
+        }
+    }
+}
+
+/// A condition that holds.
+struct Condition {
+    severity: Severity,
+    threshold: Option<f64>,
+    value: Option<f64>,
+    title: String,
+    message: String,
+    description: String,
+    details: AlertDetails,
+}
+
+/// What a judgement is made with.
+#[derive(Clone, Copy)]
+pub struct Bench<'a> {
+    pub registry: &'a Registry,
+    pub policy: &'a AlertPolicy,
+    pub now: DateTime<Utc>,
+}
+
+impl Judge {
+    /// Takes up where a predecessor left off.
+    ///
+    /// `recent`: alerts resolved within the cooldown. `sequences`: the highest notification number of each component.
+    pub fn restore(living: Vec<Alert>, recent: &[Alert], sequences: HashMap<Component, u64>) -> Self {
+        let mut judge = Self { sequences, ..Self::default() };
+        for alert in recent.iter().chain(&living) {
+            judge.remember(alert);
+        }
+        for alert in living {
+            judge.alerts.insert((alert.component.clone(), alert.kind), alert);
+        }
+        judge
+    }
+
+    /// Learns who has failed from a restored state, without deciding anything.
+    pub fn recall(&mut self, service: &Service, state: &ServiceState) {
+        if let Some(failed) = failed(state) {
+            self.failed.insert(service.name.clone(), failed);
+        }
+    }
+
+    pub fn alerts(&self) -> impl Iterator<Item = &Alert> {
+        self.alerts.values()
+    }
+
+    /// Whether a check of `service` in `state` can matter here. Cheap: asked for every check.
+    pub fn concerns(&self, service: &ServiceName, state: &ServiceState) -> bool {
+        state.failing.is_some() || self.failed.contains_key(service) || self.has_alert(service)
+    }
+
+    fn has_alert(&self, service: &ServiceName) -> bool {
+        AlertType::ALL.iter().any(|kind| self.alerts.contains_key(&(Component::Service(service.clone()), *kind)))
+    }
+
+    /// Judges `service` after a check: `state` is what the check made of it, `latest_ms` its newest answers, newest
+    /// first, `from` its status before.
+    pub fn after_check(
+        &mut self,
+        bench: Bench<'_>,
+        service: &Service,
+        state: &ServiceState,
+        from: Status,
+        latest_ms: &[u64],
+    ) -> Decision {
+        let mut decision = Decision::default();
+        let told = Telling { service: Some(service), from, to: state.status };
+        let was_failed = self.failed.get(&service.name).cloned();
+        let now_failed = failed(state);
+        match &now_failed {
+            Some(failed) => self.failed.insert(service.name.clone(), failed.clone()),
+            None => self.failed.remove(&service.name),
+        };
+
+        let down = if service.is_infrastructure() { AlertType::InfrastructureDown } else { AlertType::ServiceDown };
+        let holding = self.down_condition(bench, service, state, down);
+        // While the outage is open and the recovery not yet confirmed the alert stays as it is.
+        if holding.is_some() || state.outage.is_none() {
+            self.apply(bench, &mut decision, service, down, holding, told);
+        }
+        match response_time_condition(service, latest_ms) {
+            Judged::Holds(condition) => {
+                self.apply(bench, &mut decision, service, AlertType::HighResponseTime, Some(condition), told);
+            }
+            Judged::Over => {
+                self.apply(bench, &mut decision, service, AlertType::HighResponseTime, None, told);
+            }
+            Judged::Undecided => {}
+        }
+        if state.status == Status::Unhealthy {
+            self.stand_alone(bench, &mut decision, service, told);
+        }
+        let membership_changed = was_failed.is_some() != now_failed.is_some();
+        let outage_changed = was_failed.and_then(|f| f.outage).map(|o| o.id)
+            != now_failed.as_ref().and_then(|f| f.outage.as_ref()).map(|o| o.id);
+        if membership_changed || outage_changed {
+            self.dependents_of(bench, &mut decision, &service.name, now_failed.is_some());
+        }
+        decision
+    }
+
+    /// Judges the error rate of `service`, from the checks of the window. Asked on the beat of `ALERT_CHECK_INTERVAL_MS`.
+    pub fn error_rate(&mut self, bench: Bench<'_>, service: &Service, state: &ServiceState, counts: Counts) -> Decision {
+        let mut decision = Decision::default();
+        let rate = counts.error_rate();
+        let enough =
+            counts.checks >= bench.policy.error_rate_min_checks && counts.not_healthy() >= ERROR_RATE_MIN_FAILURES;
+        let limits = &service.limits;
+        let told = Telling { service: Some(service), from: state.status, to: state.status };
+        if rate < limits.error_rate_warning {
+            self.apply(bench, &mut decision, service, AlertType::HighErrorRate, None, told);
+        } else if enough {
+            let critical = rate >= limits.error_rate_critical;
+            let minutes = bench.policy.error_rate_window.as_secs_f64() / 60.0;
+            let condition = Condition {
+                severity: performance_severity(service, critical),
+                threshold: Some(if critical { limits.error_rate_critical } else { limits.error_rate_warning }),
+                value: Some(rate),
+                title: format!("High error rate: {}", service.name),
+                message: format!("High error rate: {}%", round2(rate * 100.0)),
+                description: format!(
+                    "{} of {} checks of {} failed in {} minutes",
+                    counts.not_healthy(),
+                    counts.checks,
+                    service.name,
+                    round2(minutes)
+                ),
+                details: details(state),
+            };
+            self.apply(bench, &mut decision, service, AlertType::HighErrorRate, Some(condition), told);
+        }
+        decision
+    }
+
+    /// Raises or resolves an alert about the monitor itself.
+    pub fn own_trouble(&mut self, bench: Bench<'_>, component: Component, what: Option<&str>) -> Decision {
+        let mut decision = Decision::default();
+        let key = (component, AlertType::MonitorImpaired);
+        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown };
+        match what {
+            Some(what) => {
+                let condition = Condition {
+                    severity: Severity::High,
+                    threshold: None,
+                    value: None,
+                    title: "Monitoring impaired".to_owned(),
+                    message: what.to_owned(),
+                    description: what.to_owned(),
+                    details: AlertDetails::default(),
+                };
+                self.raise(bench, &mut decision, key, condition, told, None);
+            }
+            None => self.resolve(bench, &mut decision, &key, told),
+        }
+        decision
+    }
+
+    /// Tells what has waited for its time, and escalates. Asked about once a second.
+    pub fn on_time(&mut self, bench: Bench<'_>) -> Decision {
+        let mut decision = Decision::default();
+        let keys: Vec<Key> = self.alerts.keys().cloned().collect();
+        for key in keys {
+            let service = key.0.service().and_then(|name| bench.registry.find(name)).cloned();
+            let status = if self.is_failed(&key.0) { Status::Unhealthy } else { Status::Unknown };
+            let told = Telling { service: service.as_deref(), from: status, to: status };
+            self.tell_if_due(bench, &mut decision, &key, told);
+            self.escalate_if_due(bench, &mut decision, &key, told);
+        }
+        decision
+    }
+
+    /// A receiver has said yes to a message about `alert_id`. Returns the alert if that was news.
+    pub fn delivered(&mut self, alert_id: &str) -> Option<Alert> {
+        let alert = self.alerts.values_mut().find(|alert| alert.id == alert_id && alert.told != Told::Yes)?;
+        alert.told = Told::Yes;
+        Some(alert.clone())
+    }
+
+    /// A service that is no longer watched: its alerts resolve, and it explains nothing any more.
+    pub fn forget(&mut self, bench: Bench<'_>, name: &ServiceName) -> Decision {
+        let mut decision = Decision::default();
+        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown };
+        for kind in AlertType::ALL {
+            self.resolve(bench, &mut decision, &(Component::Service(name.clone()), kind), told);
+        }
+        if self.failed.remove(name).is_some() {
+            self.dependents_of(bench, &mut decision, name, false);
+        }
+        decision
+    }
+
+    fn down_condition(
+        &self,
+        bench: Bench<'_>,
+        service: &Service,
+        state: &ServiceState,
+        kind: AlertType,
+    ) -> Option<Condition> {
+        let count = state.failing_count();
+        let limits = &service.limits;
+        if count < limits.consecutive_failures_warning && state.outage.is_none() || count == 0 {
+            return None;
+        }
+        let at_limit = count >= limits.consecutive_failures_critical;
+        let severity = match kind {
+            AlertType::InfrastructureDown => Severity::Critical,
+            _ if at_limit || (service.critical && state.outage.is_some()) => Severity::Critical,
+            _ if service.critical => Severity::High,
+            _ => Severity::Medium,
+        };
+        let threshold = match kind {
+            AlertType::ServiceDown if at_limit => limits.consecutive_failures_critical,
+            _ => limits.consecutive_failures_warning,
+        };
+        let name = &service.name;
+        let (title, message, description) = match kind {
+            AlertType::InfrastructureDown => {
+                let message = format!("Infrastructure component {name} is unavailable");
+                (format!("Infrastructure DOWN: {name}"), message.clone(), message)
+            }
+            _ => (
+                format!("Service DOWN: {name}"),
+                format!("Service {name} is down"),
+                format!("Service has failed {count} consecutive health checks"),
+            ),
+        };
+        let details = AlertDetails { impacted: self.impacted(bench.registry, name), ..details(state) };
+        Some(Condition {
+            severity,
+            threshold: Some(f64::from(threshold)),
+            value: Some(f64::from(count)),
+            title,
+            message,
+            description,
+            details,
+        })
+    }
+
+    /// Dependents that fail now, or whose critical path is broken now; nearest first.
+    fn impacted(&self, registry: &Registry, name: &ServiceName) -> Vec<ServiceName> {
+        let mut names = registry.graph.dependents(name);
+        names.retain(|dependent| self.failed.contains_key(dependent) || registry.is_on_critical_path(dependent));
+        names
+    }
+
+    fn apply(
+        &mut self,
+        bench: Bench<'_>,
+        decision: &mut Decision,
+        service: &Service,
+        kind: AlertType,
+        holding: Option<Condition>,
+        told: Telling<'_>,
+    ) {
+        let key = (Component::Service(service.name.clone()), kind);
+        match holding {
+            Some(condition) => {
+                let held_by = self.held_by(bench, &service.name, kind);
+                self.raise(bench, decision, key, condition, told, held_by);
+            }
+            None => self.resolve(bench, decision, &key, told),
+        }
+    }
+
+    /// Whose alert explains a new alert of `name`, and the root cause: the failed dependency at the bottom, or, for an
+    /// error rate, the service's own outage.
+    fn held_by(
+        &self,
+        bench: Bench<'_>,
+        name: &ServiceName,
+        kind: AlertType,
+    ) -> Option<(String, Option<ServiceName>)> {
+        let registry = bench.registry;
+        if (self.failed.contains_key(name) || kind == AlertType::DependencyFailure)
+            && let Some(root) = registry.graph.root_cause(name, |of| self.failed.get(of).map(|failed| failed.since))
+            && let Some(alert) = self.down_alert(&root)
+        {
+            return Some((alert.id.clone(), Some(root)));
+        }
+        if kind != AlertType::HighErrorRate {
+            return None;
+        }
+        let own = self.down_alert(name).map(|alert| alert.id.clone());
+        let window = bench.policy.error_rate_window;
+        own.or_else(|| {
+            let past = self.past.get(&(Component::Service(name.clone()), AlertType::ServiceDown))?;
+            let in_window = past.resolved_at.is_some_and(|at| at + window > bench.now);
+            (in_window && past.last_notified.is_some()).then(|| past.id.clone())
+        })
+        .map(|id| (id, None))
+    }
+
+    fn down_alert(&self, name: &ServiceName) -> Option<&Alert> {
+        [AlertType::ServiceDown, AlertType::InfrastructureDown]
+            .into_iter()
+            .find_map(|kind| self.alerts.get(&(Component::Service(name.clone()), kind)))
+    }
+
+    fn raise(
+        &mut self,
+        bench: Bench<'_>,
+        decision: &mut Decision,
+        key: Key,
+        condition: Condition,
+        told: Telling<'_>,
+        held_by: Option<(String, Option<ServiceName>)>,
+    ) {
+        let now = bench.now;
+        let open_outage = self.failed_outage(&key.0).filter(|_| key.1.waits_for_outage());
+        let past = self.past.get(&key);
+        let is_new = !self.alerts.contains_key(&key);
+        if is_new {
+            let alert = new_alert(&key, &condition, past, bench);
+            self.past.insert(key.clone(), Past::of(&alert));
+            self.alerts.insert(key.clone(), alert);
+        }
+        let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
+        let Some(alert) = self.alerts.get_mut(&key) else { return };
+        let before = alert.clone();
+        let rises = !is_new && condition.severity > alert.severity;
+        if rises {
+            alert.severity = condition.severity;
+        }
+        alert.threshold = condition.threshold;
+        alert.current_value = condition.value;
+        alert.title = condition.title;
+        alert.message = condition.message;
+        alert.description = condition.description;
+        alert.details = condition.details;
+        alert.outage_id = alert.outage_id.or(open_outage.as_ref().map(|outage| outage.id));
+        match held_by {
+            Some((by, root)) if alert.told != Told::Yes && alert.suppressed_by.is_none() => {
+                withdraw(alert, decision, by, root);
+            }
+            // A service that is down is released by `stand_alone`, all else as soon as nothing explains it any more.
+            None if !alert.kind.waits_for_outage() => (alert.suppressed_by, alert.root_cause) = (None, None),
+            _ => {}
+        }
+        // A held-back alert rises in silence; a raise that is still on its way takes the rise along (group wait).
+        if rises && alert.told != Told::No && alert.suppressed_by.is_none() && sendable(alert, bench.policy) {
+            owe(alert, sequence, &mut self.sequences, now);
+            decision.notices.push(told.notice(NoticeKind::AlertSeverityRaised, alert, open_outage, now));
+        }
+        self.tell_if_due(bench, decision, &key, told);
+        if let Some(alert) = self.alerts.get_mut(&key)
+            && (is_new || *alert != before)
+        {
+            alert.updated_at = now;
+            decision.note(alert);
+        }
+    }
+
+    /// Tells an alert that nobody has been told of, once nothing holds it back any more.
+    fn tell_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
+        let outage = self.failed_outage(&key.0);
+        let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
+        let Some(alert) = self.alerts.get_mut(key) else { return };
+        let waits = alert.kind.waits_for_outage() && outage.is_none();
+        let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(|after| bench.now < after);
+        let held = alert.suppressed_by.is_some() || waits || cooling;
+        if alert.told != Told::No || held || !sendable(alert, bench.policy) {
+            return;
+        }
+        alert.told = Told::Owed;
+        alert.updated_at = bench.now;
+        alert.escalates_from = Some(bench.now);
+        owe(alert, sequence, &mut self.sequences, bench.now);
+        decision.notices.push(told.notice(NoticeKind::AlertRaised, alert, outage, bench.now));
+        decision.note(alert);
+    }
+
+    fn escalate_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
+        let outage = self.failed_outage(&key.0);
+        let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
+        let Some(alert) = self.alerts.get_mut(key) else { return };
+        let policy = bench.policy;
+        let due = alert.escalates_from.is_some_and(|from| bench.now >= from + policy.escalation);
+        let may = alert.told != Told::No
+            && alert.suppressed_by.is_none()
+            && alert.escalation_level < policy.max_escalations
+            && policy.escalation > Duration::ZERO
+            && policy.enabled;
+        if !due || !may {
+            return;
+        }
+        alert.escalation_level += 1;
+        if alert.escalation_level == 1 {
+            alert.severity = alert.severity.raised();
+        }
+        alert.escalates_from = Some(bench.now);
+        alert.updated_at = bench.now;
+        owe(alert, sequence, &mut self.sequences, bench.now);
+        decision.notices.push(told.notice(NoticeKind::AlertEscalated, alert, outage, bench.now));
+        decision.note(alert);
+    }
+
+    fn resolve(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
+        let Some(mut alert) = self.alerts.remove(key) else { return };
+        alert.status = AlertStatus::Resolved;
+        alert.resolved_at = Some(bench.now);
+        alert.updated_at = bench.now;
+        // Its resolve is told whenever its raise was; one that was never told goes in silence.
+        if alert.told != Told::No {
+            let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
+            owe(&mut alert, sequence, &mut self.sequences, bench.now);
+            decision.notices.push(told.notice(NoticeKind::AlertResolved, &alert, None, bench.now));
+        }
+        self.remember(&alert);
+        decision.note(&alert);
+    }
+
+    fn remember(&mut self, alert: &Alert) {
+        self.past.insert((alert.component.clone(), alert.kind), Past::of(alert));
+    }
+
+    /// A failing check of a service whose root cause has recovered: after enough of them it speaks for itself.
+    fn stand_alone(&mut self, bench: Bench<'_>, decision: &mut Decision, service: &Service, told: Telling<'_>) {
+        let root = bench.registry.graph.root_cause(&service.name, |of| self.failed.get(of).map(|f| f.since));
+        let root_alert = root.as_ref().and_then(|root| self.down_alert(root)).map(|alert| alert.id.clone());
+        let component = Component::Service(service.name.clone());
+        for kind in [AlertType::ServiceDown, AlertType::InfrastructureDown] {
+            let key = (component.clone(), kind);
+            let Some(alert) = self.alerts.get_mut(&key) else { continue };
+            if alert.root_cause.is_none() {
+                continue;
+            }
+            match (&root, &root_alert) {
+                (Some(root), Some(id)) => {
+                    alert.failures_alone = 0;
+                    (alert.root_cause, alert.suppressed_by) = (Some(root.clone()), Some(id.clone()));
+                }
+                _ => {
+                    alert.failures_alone += 1;
+                    if alert.failures_alone >= bench.policy.detection_threshold {
+                        (alert.root_cause, alert.suppressed_by, alert.failures_alone) = (None, None, 0);
+                        decision.note(alert);
+                        self.tell_if_due(bench, decision, &key, told);
+                        continue;
+                    }
+                }
+            }
+            decision.note(alert);
+        }
+    }
+
+    /// `name` has failed or recovered: what its dependents have not told yet is held back, and the critical path says
+    /// whose dependency is broken.
+    fn dependents_of(&mut self, bench: Bench<'_>, decision: &mut Decision, name: &ServiceName, has_failed: bool) {
+        let registry = bench.registry;
+        if has_failed {
+            for dependent in registry.graph.dependents(name) {
+                if !self.failed.contains_key(&dependent) {
+                    continue;
+                }
+                for kind in AlertType::ALL {
+                    let key = (Component::Service(dependent.clone()), kind);
+                    if !self.alerts.get(&key).is_some_and(|a| a.told != Told::Yes && a.root_cause.is_none()) {
+                        continue;
+                    }
+                    let held_by = self.held_by(bench, &dependent, kind);
+                    if let (Some(alert), Some((by, root))) = (self.alerts.get_mut(&key), held_by) {
+                        withdraw(alert, decision, by, root);
+                        alert.updated_at = bench.now;
+                        decision.note(alert);
+                    }
+                }
+            }
+        }
+        for dependent in registry.graph.direct_dependents(name) {
+            let Some(service) = registry.find(dependent).filter(|_| registry.is_on_critical_path(dependent)) else {
+                continue;
+            };
+            let failed: Vec<ServiceName> =
+                service.depends_on.iter().filter(|need| self.failed.contains_key(need)).cloned().collect();
+            let condition = (!failed.is_empty()).then(|| self.dependency_condition(service, failed));
+            let status = if self.failed.contains_key(dependent) { Status::Unhealthy } else { Status::Unknown };
+            let told = Telling { service: Some(service), from: status, to: status };
+            self.apply(bench, decision, service, AlertType::DependencyFailure, condition, told);
+        }
+    }
+
+    fn dependency_condition(&self, service: &Service, failed: Vec<ServiceName>) -> Condition {
+        let outage_open = failed.iter().any(|need| self.failed.get(need).is_some_and(|f| f.outage.is_some()));
+        let names: Vec<&str> = failed.iter().map(ServiceName::as_str).collect();
+        let reasons: Vec<String> = failed
+            .iter()
+            .map(|need| {
+                let reason = self.down_alert(need).and_then(|alert| alert.details.reason);
+                format!("{need} ({})", reason.map_or("unhealthy", super::observation::Reason::as_str))
+            })
+            .collect();
+        Condition {
+            severity: if outage_open { Severity::Critical } else { Severity::High },
+            threshold: Some(0.0),
+            value: Some(failed.len() as f64),
+            title: format!("Dependency failure: {}", service.name),
+            message: format!("Service {} depends on failed {}", service.name, names.join(", ")),
+            description: reasons.join(", "),
+            details: AlertDetails { failed_dependencies: failed, ..AlertDetails::default() },
+        }
+    }
+
+    fn is_failed(&self, component: &Component) -> bool {
+        component.service().is_some_and(|name| self.failed.contains_key(name))
+    }
+
+    fn failed_outage(&self, component: &Component) -> Option<Outage> {
+        self.failed.get(component.service()?)?.outage.clone()
+    }
+}
+
+/// About whom, and between which statuses, a notice is.
+#[derive(Clone, Copy)]
+struct Telling<'a> {
+    service: Option<&'a Service>,
+    from: Status,
+    to: Status,
+}
+
+impl Telling<'_> {
+    fn notice(&self, kind: NoticeKind, alert: &Alert, outage: Option<Outage>, at: DateTime<Utc>) -> Notice {
+        let protocol = self.service.map(|service| match &service.probe {
+            Probe::Http(probe) => probe.url.scheme().to_ascii_uppercase(),
+        });
+        Notice {
+            kind,
+            alert: alert.clone(),
+            outage,
+            from: self.from,
+            to: self.to,
+            url: self.service.map(|service| service.url.clone()),
+            protocol,
+            at,
+        }
+    }
+}
+
+enum Judged {
+    Holds(Condition),
+    /// Neither raised nor over: an alert stays as it is.
+    Undecided,
+    Over,
+}
+
+fn response_time_condition(service: &Service, latest_ms: &[u64]) -> Judged {
+    let limits = service.limits.latency;
+    let newest = &latest_ms[..latest_ms.len().min(LATEST)];
+    let slow = newest.iter().filter(|ms| **ms >= limits.warning_ms).count();
+    let very_slow = newest.iter().filter(|ms| **ms > limits.critical_ms).count();
+    if slow < RAISE_AT {
+        return if slow <= RESOLVE_AT { Judged::Over } else { Judged::Undecided };
+    }
+    let critical = very_slow >= RAISE_AT;
+    let ms = newest.first().copied().unwrap_or(0);
+    Judged::Holds(Condition {
+        severity: performance_severity(service, critical),
+        threshold: Some((if critical { limits.critical_ms } else { limits.warning_ms }) as f64),
+        value: Some(ms as f64),
+        title: format!("High response time: {}", service.name),
+        message: format!("High response time: {ms}ms"),
+        description: format!("Service {} response time is {ms}ms", service.name),
+        details: AlertDetails { response_time_ms: Some(ms as f64), ..AlertDetails::default() },
+    })
+}
+
+/// `low / medium, then medium / critical`: CONTRACT.md 10.4.
+fn performance_severity(service: &Service, critical_limit: bool) -> Severity {
+    match (critical_limit, service.critical) {
+        (false, false) => Severity::Low,
+        (false, true) | (true, false) => Severity::Medium,
+        (true, true) => Severity::Critical,
+    }
+}
+
+fn failed(state: &ServiceState) -> Option<Failed> {
+    let streak = state.failing.filter(|streak| streak.count >= FAILED_AT).map(|streak| streak.since);
+    let since = state.outage.as_ref().map(|outage| outage.started).or(streak)?;
+    Some(Failed { since, outage: state.outage.clone() })
+}
+
+fn details(state: &ServiceState) -> AlertDetails {
+    AlertDetails {
+        reason: Some(state.reason),
+        http_status: (state.http_status != 0).then_some(state.http_status),
+        response_time_ms: state.response_us.map(|us| round2(f64::from(us) / 1000.0)),
+        ..AlertDetails::default()
+    }
+}
+
+fn new_alert(key: &Key, condition: &Condition, past: Option<&Past>, bench: Bench<'_>) -> Alert {
+    let now = bench.now;
+    // An id in use is never given twice: the next free second is taken.
+    let second = now.timestamp().max(past.map_or(i64::MIN, |past| past.second + 1));
+    let cooled = past.and_then(|past| past.last_notified).map(|at| at + bench.policy.cooldown);
+    Alert {
+        id: Alert::id_for(&key.0, key.1, second),
+        alert_id: format!("{}_{}_{}", key.0.as_str(), condition.severity.level(), Stamp(now)),
+        kind: key.1,
+        component: key.0.clone(),
+        severity: condition.severity,
+        title: condition.title.clone(),
+        message: condition.message.clone(),
+        description: condition.description.clone(),
+        threshold: condition.threshold,
+        current_value: condition.value,
+        triggered_at: now,
+        updated_at: now,
+        status: AlertStatus::Active,
+        resolved_at: None,
+        escalation_level: 0,
+        suppressed_by: None,
+        root_cause: None,
+        outage_id: None,
+        details: condition.details.clone(),
+        told: Told::No,
+        notify_after: cooled.filter(|after| *after > now),
+        last_notified: None,
+        escalates_from: None,
+        failures_alone: 0,
+        sequence: 0,
+    }
+}
+
+fn sendable(alert: &Alert, policy: &AlertPolicy) -> bool {
+    policy.enabled && alert.severity >= policy.min_severity
+}
+
+fn owe(alert: &mut Alert, sequence: u64, sequences: &mut HashMap<Component, u64>, now: DateTime<Utc>) {
+    alert.sequence = sequence + 1;
+    alert.last_notified = Some(now);
+    sequences.insert(alert.component.clone(), alert.sequence);
+}
+
+/// Holds back an alert for the sake of another; what was owed and not sent is withdrawn.
+fn withdraw(alert: &mut Alert, decision: &mut Decision, by: String, root: Option<ServiceName>) {
+    if alert.told == Told::Owed {
+        decision.withdrawn.push(alert.id.clone());
+        decision.notices.retain(|notice| notice.alert.id != alert.id);
+        alert.told = Told::No;
+        alert.last_notified = None;
+    }
+    (alert.suppressed_by, alert.root_cause, alert.failures_alone) = (Some(by), root, 0);
+}

@@ -1,0 +1,185 @@
+//! What a probe saw, unjudged, and the closed list of reasons a check can carry.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a check came out as it did: the closed list of CONTRACT.md 6.3. Exactly one per check, `ok` when healthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Reason {
+    #[default]
+    Ok,
+    Status,
+    Latency,
+    Assertion,
+    Dns,
+    ConnectRefused,
+    ConnectTimeout,
+    Timeout,
+    Tls,
+    Protocol,
+    BodyLimit,
+    EgressDenied,
+    LocalResource,
+    Inconclusive,
+    Cancelled,
+}
+
+impl Reason {
+    pub const ALL: [Self; 15] = [
+        Self::Ok,
+        Self::Status,
+        Self::Latency,
+        Self::Assertion,
+        Self::Dns,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::Timeout,
+        Self::Tls,
+        Self::Protocol,
+        Self::BodyLimit,
+        Self::EgressDenied,
+        Self::LocalResource,
+        Self::Inconclusive,
+        Self::Cancelled,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Status => "status",
+            Self::Latency => "latency",
+            Self::Assertion => "assertion",
+            Self::Dns => "dns",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Protocol => "protocol",
+            Self::BodyLimit => "body_limit",
+            Self::EgressDenied => "egress_denied",
+            Self::LocalResource => "local_resource",
+            Self::Inconclusive => "inconclusive",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A probe that got no usable reply: itself what we came to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    pub reason: Reason,
+    /// For people; at most [`DETAIL_CHARS`] characters without control characters.
+    pub detail: String,
+}
+
+impl ProbeFailure {
+    pub fn new(reason: Reason, detail: impl AsRef<str>) -> Self {
+        Self { reason, detail: clean(detail.as_ref()) }
+    }
+}
+
+/// Longest text taken over from a target: CONTRACT.md 6.3.
+pub const DETAIL_CHARS: usize = 200;
+
+/// Text from a target, cut at [`DETAIL_CHARS`] and stripped of control, format and line-separating characters.
+pub fn clean(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'))
+        .take(DETAIL_CHARS)
+        .collect()
+}
+
+/// Whether the content was what the service's owner expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Content {
+    /// Nothing was expected, or it was found.
+    #[default]
+    AsExpected,
+    PatternMissing,
+    /// Not found in the part that is read, and there was more.
+    BeyondLimit,
+    /// The response head was over its cap: it answered, with more than is read.
+    HeadOverLimit,
+}
+
+/// Facts read from a JSON body; they never change the status.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Facts {
+    pub version: Option<String>,
+    pub database_connected: Option<bool>,
+    pub external_services_ok: Option<bool>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// The HTTP status code; 0 for protocols without one.
+    pub code: u16,
+    pub content: Content,
+    pub facts: Facts,
+}
+
+/// Where the time of one probe went; `None` where the phase did not take place (a reused connection has only the last).
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Phases {
+    pub resolve: Option<Duration>,
+    pub connect: Option<Duration>,
+    pub tls: Option<Duration>,
+    /// From the request being sent on an established connection to the response head: the number that is judged.
+    pub response: Option<Duration>,
+}
+
+/// Why a probe was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Kind {
+    #[default]
+    Scheduled,
+    /// A quick re-check after a failure.
+    Confirm,
+    Manual,
+}
+
+/// What one probe saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    pub reply: Result<Reply, ProbeFailure>,
+    pub phases: Phases,
+}
+
+impl Observation {
+    /// An answer after `response`, on an established connection.
+    pub fn answered(code: u16, response: Duration) -> Self {
+        Self {
+            reply: Ok(Reply { code, ..Reply::default() }),
+            phases: Phases { response: Some(response), ..Phases::default() },
+        }
+    }
+
+    /// No usable answer.
+    pub fn failed(reason: Reason, detail: impl AsRef<str>) -> Self {
+        Self { reply: Err(ProbeFailure::new(reason, detail)), phases: Phases::default() }
+    }
+
+    /// The response time, in whole milliseconds rounded down: what limits are compared with.
+    pub fn response_ms(&self) -> Option<u64> {
+        self.phases.response.map(|response| u64::try_from(response.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_a_target_cannot_forge_a_line_or_grow() {
+        let hostile = format!("a\r\nb\x1b[31mc\u{2028}d\u{202e}{}", "x".repeat(500));
+        let cleaned = clean(&hostile);
+        assert!(cleaned.starts_with("ab[31mcd"));
+        assert_eq!(cleaned.chars().count(), DETAIL_CHARS);
+    }
+}

@@ -1,0 +1,137 @@
+//! Outages: from the first failing check of the streak that was confirmed to the first check that was not unhealthy.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::check::name_hash;
+use super::observation::Reason;
+use super::service::ServiceName;
+use super::time::span;
+
+/// Severity of an outage, in the words of source 003.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum OutageSeverity {
+    Critical,
+    Major,
+}
+
+/// One outage of one service. Open while `ended` is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    pub id: Uuid,
+    pub service: ServiceName,
+    pub severity: OutageSeverity,
+    /// First failing check of the streak: earlier than the confirmation.
+    pub started: DateTime<Utc>,
+    pub confirmed: DateTime<Utc>,
+    pub ended: Option<DateTime<Utc>>,
+    pub reason: Reason,
+    /// What the confirming check saw, in the words of sources 002 to 004.
+    pub error_message: String,
+    /// The service's critical flag when the outage opened.
+    pub critical: bool,
+    pub resolution_notes: Option<String>,
+}
+
+impl Outage {
+    /// An id made of facts: the same wherever the outage is seen, and again when its commit is repeated.
+    pub fn id_for(service: &ServiceName, started: DateTime<Utc>, confirmed: DateTime<Utc>) -> Uuid {
+        let mut random = [0; 10];
+        let start = started.timestamp_millis().cast_unsigned();
+        let mix = name_hash(service) ^ start.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        random[..8].copy_from_slice(&mix.to_le_bytes());
+        random[8..].copy_from_slice(&start.to_le_bytes()[..2]);
+        uuid::Builder::from_unix_timestamp_millis(confirmed.timestamp_millis().max(0).cast_unsigned(), &random)
+            .into_uuid()
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// How long it lasted, or has lasted so far.
+    pub fn duration(&self, now: DateTime<Utc>) -> Duration {
+        span(self.started, self.ended.unwrap_or(now))
+    }
+}
+
+/// Start and end of an outage, as kept for the numbers of the last day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutageSpan {
+    pub start_ms: i64,
+    pub end_ms: Option<i64>,
+}
+
+/// Downtime, MTBF and MTTR over the window that ends now.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct OutageNumbers {
+    /// Outage time clipped to the window, the open one included.
+    pub downtime_minutes: f64,
+    /// Up time in the window over outages opened in it; `None` with none.
+    pub mtbf_minutes: Option<f64>,
+    /// Mean length of the outages closed in the window; `None` with none.
+    pub mttr_minutes: Option<f64>,
+}
+
+/// DESIGN.md section 4, in minutes.
+pub fn outage_numbers(outages: &[OutageSpan], up_ms: i64, now_ms: i64, window_ms: i64) -> OutageNumbers {
+    const MINUTE: f64 = 60_000.0;
+    let start = now_ms - window_ms;
+    let (mut down, mut opened, mut closed, mut closed_ms) = (0, 0u32, 0u32, 0);
+    for outage in outages {
+        let end = outage.end_ms.unwrap_or(now_ms);
+        down += (end.min(now_ms) - outage.start_ms.max(start)).max(0);
+        opened += u32::from(outage.start_ms > start);
+        if let Some(end) = outage.end_ms
+            && end > start
+        {
+            closed += 1;
+            closed_ms += end - outage.start_ms;
+        }
+    }
+    OutageNumbers {
+        downtime_minutes: down as f64 / MINUTE,
+        mtbf_minutes: (opened > 0).then(|| up_ms as f64 / MINUTE / f64::from(opened)),
+        mttr_minutes: (closed > 0).then(|| closed_ms as f64 / MINUTE / f64::from(closed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::time::from_ms;
+    use super::*;
+
+    const MINUTE: i64 = 60_000;
+
+    #[test]
+    fn downtime_is_clipped_to_the_window_and_counts_the_open_outage() {
+        let outages = [
+            OutageSpan { start_ms: -10 * MINUTE, end_ms: Some(5 * MINUTE) },
+            OutageSpan { start_ms: 20 * MINUTE, end_ms: Some(24 * MINUTE) },
+            OutageSpan { start_ms: 50 * MINUTE, end_ms: None },
+        ];
+        let numbers = outage_numbers(&outages, 41 * MINUTE, 60 * MINUTE, 60 * MINUTE);
+        assert_eq!(numbers.downtime_minutes, 5.0 + 4.0 + 10.0);
+        assert_eq!(numbers.mtbf_minutes, Some(41.0 / 2.0));
+        assert_eq!(numbers.mttr_minutes, Some((15.0 + 4.0) / 2.0));
+    }
+
+    #[test]
+    fn without_outages_there_is_no_mean() {
+        assert_eq!(outage_numbers(&[], MINUTE, MINUTE, MINUTE), OutageNumbers::default());
+    }
+
+    #[test]
+    fn the_id_is_a_version_7_uuid_made_of_facts() {
+        let name = ServiceName::new("auth").unwrap();
+        let id = Outage::id_for(&name, from_ms(1000), from_ms(3000));
+        assert_eq!(id.get_version_num(), 7);
+        assert_eq!(id, Outage::id_for(&name, from_ms(1000), from_ms(3000)));
+        assert_ne!(id, Outage::id_for(&name, from_ms(1001), from_ms(3000)));
+        assert_ne!(id, Outage::id_for(&ServiceName::new("auth2").unwrap(), from_ms(1000), from_ms(3000)));
+    }
+}

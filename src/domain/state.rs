@@ -1,0 +1,367 @@
+//! State of one service, and what one more check makes of it (CONTRACT.md 7.2, section 11). Pure.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::check::{Check, response_us};
+use super::classify::Verdict;
+use super::observation::{Facts, Kind, Observation, Phases, Reason};
+use super::outage::{Outage, OutageSeverity};
+use super::policy::OutagePolicy;
+use super::service::Service;
+use super::status::Status;
+
+/// How long a service stays `unstable` after a failing streak that came to nothing: CONTRACT.md 7.2.
+const UNSTABLE_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// Unhealthy checks in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streak {
+    pub since: DateTime<Utc>,
+    pub count: u32,
+}
+
+/// What is known of one service now.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceState {
+    pub status: Status,
+    pub reason: Reason,
+    pub issues: Vec<String>,
+    pub error_message: Option<String>,
+    pub last_check: Option<DateTime<Utc>>,
+    /// Microseconds; `None` without an answer.
+    pub response_us: Option<u32>,
+    pub http_status: u16,
+    pub phases: Phases,
+    /// `version` is the last one seen; the others are of the latest check.
+    pub facts: Facts,
+    pub consecutive_failures: u32,
+    pub consecutive_successes: u32,
+    /// Unhealthy checks in a row: what outages and `service_down` are judged by.
+    pub failing: Option<Streak>,
+    /// Checks in a row, not unhealthy, while an outage is open.
+    pub recovering: u32,
+    /// First of them.
+    pub recovering_from: Option<DateTime<Utc>>,
+    pub outage: Option<Outage>,
+    pub unstable_until: Option<DateTime<Utc>>,
+    /// Rises with each conclusive check, never falls.
+    pub sequence: u64,
+}
+
+/// Something others must hear of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Status { from: Status, to: Status },
+    OutageOpened(Outage),
+    OutageClosed(Outage),
+}
+
+/// What one check made of a state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Advance {
+    pub state: ServiceState,
+    pub changes: Vec<Change>,
+    /// The check as it is stored; `None` when it was inconclusive, which changes nothing.
+    pub check: Option<Check>,
+    /// It must be durable before anyone sees it: a change, or a step of a streak that is being confirmed.
+    pub must_commit: bool,
+}
+
+impl ServiceState {
+    /// Unhealthy checks in a row.
+    pub fn failing_count(&self) -> u32 {
+        self.failing.map_or(0, |streak| streak.count)
+    }
+
+    /// A failing streak that is not yet an outage, or came to nothing less than five minutes ago.
+    pub fn unstable(&self, now: DateTime<Utc>) -> bool {
+        (self.failing.is_some() && self.outage.is_none()) || self.unstable_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a quick re-check must follow, `rechecks` having been made since the streak began.
+    pub fn wants_confirmation(&self, service: &Service, policy: &OutagePolicy, rechecks: u32) -> bool {
+        policy.verification
+            && self.outage.is_none()
+            && self.failing.is_some_and(|streak| streak.count < service.outage_failures(policy))
+            && rechecks < service.retries
+    }
+
+    /// Takes in one check.
+    pub fn advance(
+        &self,
+        service: &Service,
+        verdict: &Verdict,
+        seen: &Observation,
+        kind: Kind,
+        now: DateTime<Utc>,
+        policy: &OutagePolicy,
+    ) -> Advance {
+        let Some(status) = verdict.status else {
+            return Advance { state: self.clone(), changes: Vec::new(), check: None, must_commit: false };
+        };
+        let mut next = self.clone();
+        let mut changes = Vec::new();
+        next.status = status;
+        next.last_check = Some(now);
+        next.sequence += 1;
+        next.describe(verdict, seen);
+        if status == Status::Healthy {
+            (next.consecutive_successes, next.consecutive_failures) = (self.consecutive_successes + 1, 0);
+        } else {
+            (next.consecutive_successes, next.consecutive_failures) = (0, self.consecutive_failures + 1);
+        }
+        if status != self.status {
+            changes.push(Change::Status { from: self.status, to: status });
+        }
+
+        let confirming = self.outage.is_none() && self.failing.is_some();
+        if status == Status::Unhealthy {
+            (next.recovering, next.recovering_from) = (0, None);
+            let streak = self.failing.map_or(Streak { since: now, count: 1 }, |s| Streak { count: s.count + 1, ..s });
+            next.failing = Some(streak);
+            if next.outage.is_none() && streak.count >= service.outage_failures(policy) {
+                let outage = open_outage(service, streak.since, now, verdict);
+                next.outage = Some(outage.clone());
+                next.unstable_until = None;
+                changes.push(Change::OutageOpened(outage));
+            }
+        } else {
+            next.failing = None;
+            if let Some(outage) = &self.outage {
+                next.recovering = self.recovering + 1;
+                if next.recovering >= policy.recovery_threshold {
+                    let first_good = self.recovering_from.unwrap_or(now);
+                    let closed = Outage {
+                        ended: Some(first_good.max(outage.started)),
+                        resolution_notes: Some("Service recovered".to_owned()),
+                        ..outage.clone()
+                    };
+                    next.outage = None;
+                    (next.recovering, next.recovering_from) = (0, None);
+                    changes.push(Change::OutageClosed(closed));
+                } else if next.recovering == 1 {
+                    next.recovering_from = Some(now);
+                }
+            } else if self.failing.is_some() {
+                next.unstable_until = Some(now + UNSTABLE_AFTER);
+            }
+        }
+
+        // Steps of a streak up to the fifth failure, the last one an alert looks at by default, are kept at once:
+        // a restart in the middle goes on where it was.
+        let step = next.failing.is_some_and(|s| s.count <= service.limits.consecutive_failures_critical.max(5));
+        let must_commit = !changes.is_empty() || step || confirming || next.recovering > 0;
+        let check = Some(next.stored(verdict, kind, now));
+        Advance { state: next, changes, check, must_commit }
+    }
+
+    /// The true outcome of a probe that was judged at the critical response time, before it ended. It stays one check.
+    pub fn amend(&self, verdict: &Verdict, seen: &Observation, kind: Kind) -> Advance {
+        let mut next = self.clone();
+        let status = next.status;
+        next.describe(verdict, seen);
+        next.status = status;
+        let now = self.last_check.unwrap_or_default();
+        let check = Check { status, ..next.stored(verdict, kind, now) };
+        Advance { state: next, changes: Vec::new(), check: Some(check), must_commit: false }
+    }
+
+    /// A changed URL or protocol: what was seen of the old one says nothing about the new.
+    pub fn forget_verdict(&self) -> Self {
+        Self {
+            status: Status::Unknown,
+            reason: Reason::Ok,
+            issues: Vec::new(),
+            error_message: None,
+            response_us: None,
+            http_status: 0,
+            phases: Phases::default(),
+            ..self.clone()
+        }
+    }
+
+    fn describe(&mut self, verdict: &Verdict, seen: &Observation) {
+        self.reason = verdict.reason;
+        self.issues.clone_from(&verdict.issues);
+        self.error_message.clone_from(&verdict.error_message);
+        self.response_us = response_us(seen);
+        self.phases = seen.phases;
+        let (code, facts) = match &seen.reply {
+            Ok(reply) => (reply.code, reply.facts.clone()),
+            Err(_) => (0, Facts::default()),
+        };
+        self.http_status = code;
+        let version = facts.version.or_else(|| self.facts.version.take());
+        self.facts = Facts { version, ..facts };
+    }
+
+    fn stored(&self, verdict: &Verdict, kind: Kind, now: DateTime<Utc>) -> Check {
+        let streak = if self.consecutive_failures > 0 {
+            -i64::from(self.consecutive_failures)
+        } else {
+            i64::from(self.consecutive_successes)
+        };
+        Check {
+            at_ms: now.timestamp_millis(),
+            status: self.status,
+            reason: verdict.reason,
+            kind,
+            http_status: self.http_status,
+            response_us: self.response_us,
+            streak: i32::try_from(streak).unwrap_or(if streak < 0 { i32::MIN } else { i32::MAX }),
+            error: (!verdict.issues.is_empty()).then(|| verdict.issues.join(", ").into()),
+        }
+    }
+}
+
+fn open_outage(service: &Service, started: DateTime<Utc>, now: DateTime<Utc>, verdict: &Verdict) -> Outage {
+    Outage {
+        id: Outage::id_for(&service.name, started, now),
+        service: service.name.clone(),
+        severity: if service.critical { OutageSeverity::Critical } else { OutageSeverity::Major },
+        started,
+        confirmed: now,
+        ended: None,
+        reason: verdict.reason,
+        error_message: verdict.error_message.clone().unwrap_or_default(),
+        critical: service.critical,
+        resolution_notes: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::classify::classify;
+    use super::super::service::tests::service;
+    use super::super::time::from_ms;
+    use super::*;
+
+    const POLICY: OutagePolicy = OutagePolicy {
+        detection_threshold: 3,
+        recovery_threshold: 1,
+        verification: true,
+        confirm_interval: Duration::from_secs(1),
+    };
+
+    /// One check a second; letters: h(ealthy), d(egraded), u(nhealthy), i(nconclusive).
+    fn play(outcomes: &str, policy: &OutagePolicy) -> (ServiceState, Vec<Change>) {
+        let service = service("auth");
+        let mut state = ServiceState::default();
+        let mut changes = Vec::new();
+        for (second, outcome) in outcomes.chars().enumerate() {
+            let seen = match outcome {
+                'h' => Observation::answered(200, Duration::from_millis(5)),
+                'd' => Observation::answered(404, Duration::from_millis(5)),
+                'u' => Observation::failed(Reason::ConnectRefused, ""),
+                _ => Observation::failed(Reason::LocalResource, "no sockets"),
+            };
+            let verdict = classify(&seen, service.limits.latency, &service.expected);
+            let now = from_ms(second as i64 * 1000);
+            let step = state.advance(&service, &verdict, &seen, Kind::Scheduled, now, policy);
+            state = step.state;
+            changes.extend(step.changes);
+        }
+        (state, changes)
+    }
+
+    fn outages(changes: &[Change]) -> Vec<(i64, Option<i64>)> {
+        let seconds = |at: DateTime<Utc>| at.timestamp();
+        let mut found: Vec<(i64, Option<i64>)> = Vec::new();
+        for change in changes {
+            match change {
+                Change::OutageOpened(outage) => found.push((seconds(outage.started), None)),
+                Change::OutageClosed(outage) => {
+                    if let Some(last) = found.last_mut() {
+                        last.1 = outage.ended.map(seconds);
+                    }
+                }
+                Change::Status { .. } => {}
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn an_outage_opens_at_the_third_failure_and_is_dated_back_to_the_first() {
+        let check = |played: &str, expected: &[(i64, Option<i64>)]| {
+            assert_eq!(outages(&play(played, &POLICY).1), expected, "{played}");
+        };
+        check("huu", &[]);
+        check("huuu", &[(1, None)]);
+        check("huuuuuu", &[(1, None)]);
+        check("huuuh", &[(1, Some(4))]);
+        check("huuud", &[(1, Some(4))]);
+        check("huuduu", &[]);
+        check("huuiu", &[(1, None)]);
+        check("huuuhuuu", &[(1, Some(4)), (5, None)]);
+    }
+
+    #[test]
+    fn recovery_waits_for_its_threshold_and_is_dated_to_its_first_good_check() {
+        let policy = OutagePolicy { recovery_threshold: 2, ..POLICY };
+        let check = |played: &str, expected: &[(i64, Option<i64>)]| {
+            assert_eq!(outages(&play(played, &policy).1), expected, "{played}");
+        };
+        check("uuuh", &[(0, None)]);
+        check("uuuhuh", &[(0, None)]);
+        check("uuuhuhh", &[(0, Some(5))]);
+    }
+
+    #[test]
+    fn streaks_set_each_other_to_zero_and_degraded_counts_as_failure() {
+        let check = |played: &str, failures, successes, failing| {
+            let state = play(played, &POLICY).0;
+            let counted = (state.consecutive_failures, state.consecutive_successes, state.failing_count());
+            assert_eq!(counted, (failures, successes, failing), "{played}");
+        };
+        check("hhh", 0, 3, 0);
+        check("hdu", 2, 0, 1);
+        check("uud", 3, 0, 0);
+        check("uuh", 0, 1, 0);
+        check("uii", 1, 0, 1);
+    }
+
+    #[test]
+    fn a_blip_is_unstable_for_five_minutes_and_an_outage_is_not() {
+        let blip = play("huh", &POLICY).0;
+        assert!(blip.unstable(from_ms(2_000 + 299_999)));
+        assert!(!blip.unstable(from_ms(2_000 + 300_000)));
+        assert!(play("hu", &POLICY).0.unstable(from_ms(1_000)));
+        assert!(!play("huuu", &POLICY).0.unstable(from_ms(3_000)));
+    }
+
+    #[test]
+    fn confirmation_ends_at_the_threshold_the_retries_or_a_good_check() {
+        let service = service("auth");
+        let wants = |played: &str, rechecks| play(played, &POLICY).0.wants_confirmation(&service, &POLICY, rechecks);
+        assert!(wants("hu", 0));
+        assert!(wants("huu", 1));
+        assert!(!wants("huuu", 2));
+        assert!(!wants("hu", service.retries));
+        assert!(!wants("huh", 1));
+        let off = OutagePolicy { verification: false, ..POLICY };
+        assert!(!play("hu", &off).0.wants_confirmation(&service, &off, 0));
+    }
+
+    #[test]
+    fn an_inconclusive_check_changes_nothing() {
+        assert_eq!(play("hu", &POLICY).0, play("hui", &POLICY).0);
+    }
+
+    #[test]
+    fn an_amended_check_keeps_its_place_and_tells_the_true_time() {
+        let service = service("auth");
+        let early = Observation::failed(Reason::Latency, "High response time (over 3000ms)");
+        let verdict = classify(&early, service.limits.latency, &service.expected);
+        let judged = ServiceState::default().advance(&service, &verdict, &early, Kind::Scheduled, from_ms(5), &POLICY);
+        let late = Observation::answered(200, Duration::from_millis(4200));
+        let verdict = classify(&late, service.limits.latency, &service.expected);
+        let amended = judged.state.amend(&verdict, &late, Kind::Scheduled).state;
+        assert_eq!((amended.status, amended.sequence, amended.failing_count()), (Status::Unhealthy, 1, 1));
+        assert_eq!((amended.response_us, amended.reason), (Some(4_200_000), Reason::Latency));
+    }
+}

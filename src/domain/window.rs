@@ -1,0 +1,635 @@
+//! What is remembered of a service's checks, and the numbers computed over it: windows are by time (DESIGN.md section 4).
+//!
+//! Four memories, each bounded: the newest checks one by one, an hour by minutes, a day by hours with latency
+//! histograms, and a day as a time line of up and down, exact to the millisecond. Counts and percentiles over 24 hours
+//! take in whole hours: the oldest one counts until its last minute has left the window.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::histogram::{Histogram, Pool};
+use super::outage::OutageSpan;
+use super::status::Status;
+
+/// Newest checks kept one by one: CONTRACT.md 7.2.
+pub const RING: usize = 100;
+/// The rolling window of uptime, percentiles, MTBF and MTTR: 24 h, DESIGN.md section 4.
+pub const WINDOW: Duration = Duration::from_secs(24 * 3600);
+const WINDOW_MS: i64 = 24 * 3_600_000;
+const HOUR_MS: i64 = 3_600_000;
+const MINUTE_MS: i64 = 60_000;
+/// Changes of up and down kept per service: our choice, 64 KiB for one that flips with every check. When there are
+/// more in a day the oldest are forgotten and their time counts as unknown.
+const SPANS: usize = 16_384;
+
+/// What a stretch of time counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Phase {
+    #[default]
+    Unknown,
+    Up,
+    Down,
+    Maintenance,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Unknown, Self::Up, Self::Down, Self::Maintenance];
+
+    pub fn of(status: Status) -> Self {
+        match status {
+            Status::Unknown => Self::Unknown,
+            Status::Healthy | Status::Degraded => Self::Up,
+            Status::Unhealthy => Self::Down,
+        }
+    }
+}
+
+/// The four parts of a window, in milliseconds. They add up to the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts {
+    pub up: i64,
+    pub down: i64,
+    pub unknown: i64,
+    pub maintenance: i64,
+}
+
+impl Parts {
+    fn add(&mut self, phase: Phase, ms: i64) {
+        match phase {
+            Phase::Unknown => self.unknown += ms,
+            Phase::Up => self.up += ms,
+            Phase::Down => self.down += ms,
+            Phase::Maintenance => self.maintenance += ms,
+        }
+    }
+
+    /// Up time over up and down time, in percent; `None` without either.
+    pub fn uptime_percent(&self) -> Option<f64> {
+        let judged = self.up + self.down;
+        (judged > 0).then(|| 100.0 * self.up as f64 / judged as f64)
+    }
+}
+
+/// Up and down over the last day. A verdict holds from its check to the next, but no longer than the hold it came with:
+/// time in which nobody looked is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Start of the oldest span.
+    front_ms: i64,
+    /// Closed spans, oldest first: milliseconds in the upper 30 bits, phase in the lower two.
+    spans: VecDeque<u32>,
+    phase: Phase,
+    from_ms: i64,
+    last_ms: i64,
+    hold_ms: i64,
+}
+
+impl Timeline {
+    const LONGEST_MS: i64 = (1 << 30) - 1;
+
+    /// Notes a verdict at `at_ms`, to hold for at most `hold_ms`.
+    pub fn record(&mut self, at_ms: i64, phase: Phase, hold_ms: i64) {
+        if self.last_ms == 0 {
+            (self.front_ms, self.from_ms, self.phase) = (at_ms, at_ms, phase);
+        }
+        let at_ms = at_ms.max(self.last_ms);
+        let held_until = at_ms.min(self.last_ms + self.hold_ms.max(0)).max(self.from_ms);
+        if self.last_ms != 0 && held_until < at_ms {
+            self.close(self.phase, held_until - self.from_ms);
+            self.close(Phase::Unknown, at_ms - held_until);
+            (self.from_ms, self.phase) = (at_ms, phase);
+        } else if phase != self.phase {
+            self.close(self.phase, at_ms - self.from_ms);
+            (self.from_ms, self.phase) = (at_ms, phase);
+        }
+        (self.last_ms, self.hold_ms) = (at_ms, hold_ms);
+        self.forget(at_ms - WINDOW_MS);
+    }
+
+    fn close(&mut self, phase: Phase, mut ms: i64) {
+        while ms > 0 {
+            let part = ms.min(Self::LONGEST_MS);
+            // At most 30 bits, see LONGEST_MS: it fits.
+            self.spans.push_back(((part as u32) << 2) | phase as u32);
+            ms -= part;
+        }
+        while self.spans.len() > SPANS {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget(&mut self, before_ms: i64) {
+        while let Some(span) = self.spans.front() {
+            if self.front_ms + i64::from(span >> 2) > before_ms {
+                break;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(span) = self.spans.pop_front() {
+            self.front_ms += i64::from(span >> 2);
+        }
+    }
+
+    /// What the `window_ms` before `now_ms` consist of.
+    pub fn parts(&self, now_ms: i64, window_ms: i64) -> Parts {
+        let start = now_ms - window_ms;
+        let mut parts = Parts::default();
+        let mut covered = 0;
+        let mut add = |phase, from: i64, until: i64| {
+            let ms = until.min(now_ms) - from.max(start);
+            if ms > 0 {
+                parts.add(phase, ms);
+                covered += ms;
+            }
+        };
+        let mut from = self.front_ms;
+        for span in &self.spans {
+            let until = from + i64::from(span >> 2);
+            let phase = Phase::ALL.get((span & 3) as usize).copied().unwrap_or_default();
+            add(phase, from, until);
+            from = until;
+        }
+        if self.last_ms != 0 {
+            let held_until = now_ms.min(self.last_ms + self.hold_ms).max(self.from_ms);
+            add(self.phase, self.from_ms, held_until);
+            add(Phase::Unknown, held_until, now_ms);
+        }
+        // Before the first record, and what was forgotten.
+        parts.unknown += window_ms - covered;
+        parts
+    }
+}
+
+/// One minute of checks. The sum fits: checks of one service do not overlap, so a minute holds at most two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Minute {
+    /// Minutes since the epoch.
+    at: u32,
+    checks: u16,
+    not_healthy: u16,
+    answered: u16,
+    latency_us: u32,
+}
+
+/// One hour of checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Hour {
+    /// Hours since the epoch.
+    at: u32,
+    checks: u32,
+    healthy: u32,
+    answered: u32,
+    latency_us: u64,
+    histogram: Histogram,
+}
+
+/// Counts over a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub checks: u64,
+    pub healthy: u64,
+    pub answered: u64,
+    pub latency_us: u64,
+}
+
+impl Counts {
+    pub fn not_healthy(&self) -> u64 {
+        self.checks - self.healthy
+    }
+
+    /// Not healthy over all, ratio; 0 with no checks.
+    pub fn error_rate(&self) -> f64 {
+        if self.checks == 0 { 0.0 } else { self.not_healthy() as f64 / self.checks as f64 }
+    }
+
+    /// Mean response time of answered checks in milliseconds; 0 with none.
+    pub fn average_ms(&self) -> f64 {
+        if self.answered == 0 { 0.0 } else { self.latency_us as f64 / self.answered as f64 / 1000.0 }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.checks += other.checks;
+        self.healthy += other.healthy;
+        self.answered += other.answered;
+        self.latency_us += other.latency_us;
+    }
+}
+
+/// Everything remembered of one service's checks.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct History {
+    /// Newest last. Inconclusive checks are not in it.
+    ring: VecDeque<Check>,
+    minutes: VecDeque<Minute>,
+    hours: VecDeque<Hour>,
+    timeline: Timeline,
+    /// Outages that touch the window, and the latest one however old; oldest first.
+    outages: Vec<OutageSpan>,
+}
+
+impl History {
+    /// Takes in a conclusive check whose verdict holds for at most `hold`.
+    pub fn record(&mut self, mut check: Check, hold: Duration) {
+        if let (Some(error), Some(last)) = (&check.error, self.ring.back())
+            && last.error.as_ref() == Some(error)
+        {
+            check.error.clone_from(&last.error);
+        }
+        let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(WINDOW_MS);
+        self.timeline.record(check.at_ms, Phase::of(check.status), hold_ms);
+        self.count(&check);
+        if self.ring.len() == RING {
+            self.ring.pop_front();
+        } else if self.ring.len() == self.ring.capacity() {
+            self.ring.reserve_exact((RING - self.ring.len()).min(self.ring.len().max(4)));
+        }
+        self.ring.push_back(check);
+    }
+
+    fn count(&mut self, check: &Check) {
+        let healthy = check.status == Status::Healthy;
+        let minute = unit(check.at_ms, MINUTE_MS);
+        if self.minutes.back().is_none_or(|last| last.at < minute) {
+            self.minutes.retain(|kept| kept.at + 60 > minute);
+            self.minutes.push_back(Minute { at: minute, checks: 0, not_healthy: 0, answered: 0, latency_us: 0 });
+        }
+        if let Some(last) = self.minutes.back_mut() {
+            last.checks = last.checks.saturating_add(1);
+            last.not_healthy = last.not_healthy.saturating_add(u16::from(!healthy));
+            if let Some(us) = check.response_us {
+                last.answered = last.answered.saturating_add(1);
+                last.latency_us = last.latency_us.saturating_add(us);
+            }
+        }
+        let hour = unit(check.at_ms, HOUR_MS);
+        if self.hours.back().is_none_or(|last| last.at < hour) {
+            if let Some(closed) = self.hours.back_mut() {
+                closed.histogram.shrink();
+            }
+            self.hours.retain(|kept| kept.at + 24 >= hour);
+            self.hours.reserve_exact(1);
+            self.hours.push_back(Hour {
+                at: hour,
+                checks: 0,
+                healthy: 0,
+                answered: 0,
+                latency_us: 0,
+                histogram: Histogram::default(),
+            });
+        }
+        if let Some(last) = self.hours.back_mut() {
+            last.checks += 1;
+            last.healthy += u32::from(healthy);
+            if let Some(us) = check.response_us {
+                last.answered += 1;
+                last.latency_us += u64::from(us);
+                last.histogram.record(us);
+            }
+        }
+    }
+
+    /// Replaces the newest check: the answer to a probe that was judged before it arrived.
+    pub fn amend(&mut self, check: Check) {
+        if let Some(last) = self.ring.back_mut() {
+            if let (None, Some(us)) = (last.response_us, check.response_us) {
+                if let Some(minute) = self.minutes.back_mut() {
+                    minute.answered = minute.answered.saturating_add(1);
+                    minute.latency_us = minute.latency_us.saturating_add(us);
+                }
+                if let Some(hour) = self.hours.back_mut() {
+                    hour.answered += 1;
+                    hour.latency_us += u64::from(us);
+                    hour.histogram.record(us);
+                }
+            }
+            *last = check;
+        }
+    }
+
+    pub fn open_outage(&mut self, started: DateTime<Utc>) {
+        let span = OutageSpan { start_ms: started.timestamp_millis(), end_ms: None };
+        if self.outages.last().is_none_or(|last| last.start_ms != span.start_ms) {
+            self.outages.push(span);
+        }
+    }
+
+    /// Closes the open outage, and forgets those that have left the window.
+    pub fn close_outage(&mut self, ended: DateTime<Utc>) {
+        let end_ms = ended.timestamp_millis();
+        if let Some(last) = self.outages.last_mut()
+            && last.end_ms.is_none()
+        {
+            last.end_ms = Some(end_ms.max(last.start_ms));
+        }
+        let newest = self.outages.len().saturating_sub(1);
+        let mut at = 0;
+        self.outages.retain(|outage| {
+            at += 1;
+            at > newest || outage.end_ms.is_none_or(|end| end > end_ms - WINDOW_MS)
+        });
+    }
+
+    /// Newest first.
+    pub fn newest(&self) -> impl Iterator<Item = &Check> {
+        self.ring.iter().rev()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.ring.capacity() * size_of::<Check>()
+            + self.minutes.capacity() * size_of::<Minute>()
+            + self.hours.iter().map(|hour| hour.histogram.heap_bytes()).sum::<usize>()
+            + self.hours.capacity() * size_of::<Hour>()
+            + self.timeline.spans.capacity() * 4
+            + self.outages.capacity() * size_of::<OutageSpan>()
+    }
+
+    pub fn parts(&self, now: DateTime<Utc>) -> Parts {
+        self.timeline.parts(now.timestamp_millis(), WINDOW_MS)
+    }
+
+    /// Conclusive checks of the last 24 hours.
+    pub fn day(&self, now: DateTime<Utc>) -> Counts {
+        let mut counts = Counts::default();
+        for hour in self.hours_in_window(now) {
+            counts.add(Counts {
+                checks: u64::from(hour.checks),
+                healthy: u64::from(hour.healthy),
+                answered: u64::from(hour.answered),
+                latency_us: hour.latency_us,
+            });
+        }
+        counts
+    }
+
+    /// Response times of the last 24 hours.
+    pub fn day_latency(&self, now: DateTime<Utc>) -> Pool {
+        let mut pool = Pool::default();
+        for hour in self.hours_in_window(now) {
+            pool.add(&hour.histogram);
+        }
+        pool
+    }
+
+    fn hours_in_window(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Hour> {
+        let now_ms = now.timestamp_millis();
+        self.hours.iter().filter(move |hour| (i64::from(hour.at) + 1) * HOUR_MS > now_ms - WINDOW_MS)
+    }
+
+    /// Checks of the last `span`: one by one while the newest [`RING`] reach back that far, beyond that by minutes.
+    pub fn since(&self, now: DateTime<Utc>, span: Duration) -> Counts {
+        let cutoff = now.timestamp_millis() - i64::try_from(span.as_millis()).unwrap_or(WINDOW_MS);
+        let mut counts = Counts::default();
+        if self.ring.len() < RING || self.ring.front().is_some_and(|oldest| oldest.at_ms < cutoff) {
+            for check in self.newest().take_while(|check| check.at_ms > cutoff) {
+                counts.checks += 1;
+                counts.healthy += u64::from(check.status == Status::Healthy);
+                counts.answered += u64::from(check.response_us.is_some());
+                counts.latency_us += u64::from(check.response_us.unwrap_or(0));
+            }
+            return counts;
+        }
+        for minute in self.minutes.iter().filter(|minute| (i64::from(minute.at) + 1) * MINUTE_MS > cutoff) {
+            counts.add(Counts {
+                checks: u64::from(minute.checks),
+                healthy: u64::from(minute.checks - minute.not_healthy),
+                answered: u64::from(minute.answered),
+                latency_us: u64::from(minute.latency_us),
+            });
+        }
+        counts
+    }
+
+    /// The latest `n` response times in milliseconds, newest first.
+    pub fn latest_ms(&self, n: usize) -> impl Iterator<Item = u64> {
+        self.newest().filter(|check| check.response_us.is_some()).take(n).map(Check::response_ms)
+    }
+
+    pub fn outages(&self) -> &[OutageSpan] {
+        &self.outages
+    }
+
+    /// When the present run of checks with one status began, as far back as the newest checks go.
+    pub fn status_since(&self) -> Option<DateTime<Utc>> {
+        let status = self.ring.back()?.status;
+        self.newest().take_while(|check| check.status == status).last().map(Check::at)
+    }
+}
+
+fn unit(at_ms: i64, length_ms: i64) -> u32 {
+    u32::try_from(at_ms.max(0) / length_ms).unwrap_or(u32::MAX)
+}
+
+/// The same numbers over all services together: every answered check of the fleet, pooled.
+#[derive(Debug, Default)]
+pub struct FleetWindow {
+    hours: VecDeque<FleetHour>,
+    /// Checks per second of the last minute: (second since the epoch, count).
+    seconds: VecDeque<(i64, u32)>,
+}
+
+#[derive(Debug)]
+struct FleetHour {
+    at: u32,
+    counts: Counts,
+    pool: Pool,
+}
+
+impl FleetWindow {
+    pub fn record(&mut self, at_ms: i64, healthy: bool, response_us: Option<u32>) {
+        let second = at_ms / 1000;
+        match self.seconds.back_mut() {
+            Some((last, count)) if *last >= second => *count += 1,
+            _ => {
+                while self.seconds.front().is_some_and(|(oldest, _)| *oldest <= second - 60) {
+                    self.seconds.pop_front();
+                }
+                self.seconds.push_back((second, 1));
+            }
+        }
+        if let Some(hour) = self.hour(unit(at_ms, HOUR_MS)) {
+            hour.counts.checks += 1;
+            hour.counts.healthy += u64::from(healthy);
+            if let Some(us) = response_us {
+                hour.counts.answered += 1;
+                hour.counts.latency_us += u64::from(us);
+                hour.pool.record(us);
+            }
+        }
+    }
+
+    /// Adds what a restored service remembers.
+    pub fn absorb(&mut self, history: &History) {
+        for of_service in &history.hours {
+            let Some(hour) = self.hour(of_service.at) else { continue };
+            hour.counts.add(Counts {
+                checks: u64::from(of_service.checks),
+                healthy: u64::from(of_service.healthy),
+                answered: u64::from(of_service.answered),
+                latency_us: of_service.latency_us,
+            });
+            hour.pool.add(&of_service.histogram);
+        }
+    }
+
+    fn hour(&mut self, at: u32) -> Option<&mut FleetHour> {
+        let place = match self.hours.binary_search_by_key(&at, |hour| hour.at) {
+            Ok(found) => found,
+            Err(place) => {
+                self.hours.insert(place, FleetHour { at, counts: Counts::default(), pool: Pool::default() });
+                let newest = self.hours.back().map_or(at, |hour| hour.at);
+                let before = self.hours.len();
+                self.hours.retain(|hour| hour.at + 24 >= newest);
+                place.checked_sub(before - self.hours.len())?
+            }
+        };
+        self.hours.get_mut(place)
+    }
+
+    /// Counts and response times of the last 24 hours, and checks in the last 60 seconds.
+    pub fn day(&self, now: DateTime<Utc>) -> (Counts, Pool, u64) {
+        let now_ms = now.timestamp_millis();
+        let mut counts = Counts::default();
+        let mut pool = Pool::default();
+        for hour in &self.hours {
+            if (i64::from(hour.at) + 1) * HOUR_MS > now_ms - WINDOW_MS {
+                counts.add(hour.counts);
+                pool.merge(&hour.pool);
+            }
+        }
+        let minute = self.seconds.iter().filter(|(second, _)| *second > now_ms / 1000 - 60);
+        (counts, pool, minute.map(|(_, count)| u64::from(*count)).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::observation::{Kind, Reason};
+    use super::super::time::from_ms;
+    use super::*;
+
+    const T0: i64 = 1_700_000_000_000;
+
+    fn result(at_ms: i64, status: Status, response_us: Option<u32>) -> Check {
+        Check {
+            at_ms,
+            status,
+            reason: Reason::Ok,
+            kind: Kind::Scheduled,
+            http_status: 200,
+            response_us,
+            streak: 1,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_verdict_holds_until_the_next_one() {
+        let mut line = Timeline::default();
+        line.record(T0, Phase::Up, 60_000);
+        line.record(T0 + 30_000, Phase::Down, 60_000);
+        line.record(T0 + 45_000, Phase::Up, 60_000);
+        let parts = line.parts(T0 + 60_000, 60_000);
+        assert_eq!((parts.up, parts.down, parts.unknown), (45_000, 15_000, 0));
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_is_unknown() {
+        let mut line = Timeline::default();
+        line.record(T0, Phase::Up, 20_000);
+        line.record(T0 + 100_000, Phase::Up, 20_000);
+        let parts = line.parts(T0 + 150_000, 150_000);
+        assert_eq!((parts.up, parts.unknown), (40_000, 110_000));
+        assert_eq!(parts.uptime_percent(), Some(100.0));
+    }
+
+    #[test]
+    fn the_window_forgets_by_time() {
+        let mut history = History::default();
+        history.record(result(T0, Status::Unhealthy, None), Duration::from_secs(60));
+        let later = T0 + 25 * HOUR_MS;
+        history.record(result(later, Status::Healthy, Some(1000)), Duration::from_secs(60));
+        let now = from_ms(later + 1000);
+        assert_eq!(history.day(now), Counts { checks: 1, healthy: 1, answered: 1, latency_us: 1000 });
+        assert_eq!(history.parts(now).down, 0);
+    }
+
+    #[test]
+    fn only_the_newest_hundred_are_kept_one_by_one() {
+        let mut history = History::default();
+        for n in 0..150 {
+            history.record(result(T0 + n * 1000, Status::Healthy, Some(n as u32 * 1000)), Duration::from_secs(3));
+        }
+        assert_eq!(history.newest().count(), RING);
+        assert_eq!(history.latest_ms(2).collect::<Vec<_>>(), [149, 148]);
+        assert_eq!(history.since(from_ms(T0 + 149_000), Duration::from_secs(10)).checks, 10);
+        assert_eq!(history.since(from_ms(T0 + 149_000), Duration::from_secs(3600)).checks, 150);
+    }
+
+    #[test]
+    fn a_day_of_checks_of_one_service_stays_small() {
+        let mut history = History::default();
+        for n in 0..5760u32 {
+            let us = 1000 + (n * 7919) % 700;
+            history.record(result(T0 + i64::from(n) * 15_000, Status::Healthy, Some(us)), Duration::from_secs(33));
+        }
+        assert!(history.heap_bytes() < 9 * 1024, "{} bytes", history.heap_bytes());
+    }
+
+    #[test]
+    fn the_fleet_counts_its_last_minute_and_day() {
+        let mut fleet = FleetWindow::default();
+        for n in 0..120 {
+            fleet.record(T0 + n * 1000, n % 2 == 0, Some(2000));
+        }
+        let (counts, pool, per_minute) = fleet.day(from_ms(T0 + 119_500));
+        assert_eq!((counts.checks, counts.healthy, per_minute), (120, 60, 60));
+        assert!((pool.percentile_ms(0.5) - 2.0).abs() < 0.03);
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_add_up_to_the_window_and_to_a_recount(
+            steps in prop::collection::vec((0i64..120_000, 0usize..4, 0i64..100_000), 1..60),
+            after in 0i64..200_000,
+            window in 1i64..4_000_000,
+        ) {
+            let mut line = Timeline::default();
+            let mut at = T0;
+            let mut told = Vec::new();
+            for (gap, phase, hold) in steps {
+                at += gap;
+                line.record(at, Phase::ALL[phase], hold);
+                told.push((at, Phase::ALL[phase], hold));
+            }
+            let now = at + after;
+            let parts = line.parts(now, window);
+            prop_assert_eq!(parts.up + parts.down + parts.unknown + parts.maintenance, window);
+
+            // The same from the definition: each verdict holds until the next, at most for its hold.
+            let mut up = 0;
+            for (index, (from, phase, hold)) in told.iter().enumerate() {
+                let next = told.get(index + 1).map_or(now, |(next, _, _)| *next);
+                let until = next.min(from + hold);
+                if *phase == Phase::Up {
+                    up += (until.min(now) - (*from).max(now - window)).max(0);
+                }
+            }
+            prop_assert_eq!(parts.up, up);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Health monitoring of internal services.
+pub mod domain;
