@@ -6,6 +6,7 @@ pub mod check;
 pub mod classify;
 pub mod dependency;
 pub mod egress;
+pub mod event;
 pub mod histogram;
 pub mod judge;
 pub mod notification;

@@ -84,8 +84,11 @@ impl CheckBatch {
         put(out, zigzag(check.at_ms - self.from_ms));
         let answered = check.response_us.is_some();
         out.push(
-            status_code(check.status) | ((check.kind as u8) << 2) | (u8::from(answered) << 4)
-                | (u8::from(check.error.is_some()) << 5) | (u8::from(check.http_status != 0) << 6),
+            status_code(check.status)
+                | ((check.kind as u8) << 2)
+                | (u8::from(answered) << 4)
+                | (u8::from(check.error.is_some()) << 5)
+                | (u8::from(check.http_status != 0) << 6),
         );
         out.push(check.reason as u8);
         put(out, zigzag(i64::from(check.streak)));
@@ -127,8 +130,8 @@ impl CheckBatch {
                 1 => Kind::Confirm,
                 _ => Kind::Manual,
             };
-            let status = *[Status::Unknown, Status::Healthy, Status::Degraded, Status::Unhealthy]
-                .get(usize::from(flags & 3))?;
+            let status =
+                *[Status::Unknown, Status::Healthy, Status::Degraded, Status::Unhealthy].get(usize::from(flags & 3))?;
             let reason = *Reason::ALL.get(usize::from(reason))?;
             let check = Check { at_ms, status, reason, kind, http_status, response_us, streak, error };
             checks.push((u64::from_le_bytes(*service), check));

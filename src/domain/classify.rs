@@ -146,14 +146,10 @@ fn no_reply(failure: &ProbeFailure) -> Verdict {
         Reason::Inconclusive | Reason::Cancelled => {
             (None, String::new(), "Not checked: monitoring impaired".to_owned())
         }
-        Reason::Latency => {
-            (Some(Status::Unhealthy), detail.clone(), detail.clone())
+        Reason::Latency => (Some(Status::Unhealthy), detail.clone(), detail.clone()),
+        Reason::Ok | Reason::Status | Reason::Assertion | Reason::Protocol | Reason::BodyLimit => {
+            (Some(Status::Unhealthy), format!("unknown_error: {detail}"), format!("Unexpected error: {detail}"))
         }
-        Reason::Ok | Reason::Status | Reason::Assertion | Reason::Protocol | Reason::BodyLimit => (
-            Some(Status::Unhealthy),
-            format!("unknown_error: {detail}"),
-            format!("Unexpected error: {detail}"),
-        ),
     };
     let issues = if status.is_some() { vec![issue] } else { Vec::new() };
     Verdict { status, reason: failure.reason, issues, error_message: Some(message) }

@@ -42,10 +42,7 @@ impl std::str::FromStr for Allow {
             let (net, ports) = text.split_once(':').unwrap_or((text, ""));
             (net.to_owned(), ports.to_owned())
         };
-        let net = net
-            .parse::<IpNet>()
-            .or_else(|_| net.parse::<IpAddr>().map(IpNet::from))
-            .map_err(|_| refuse())?;
+        let net = net.parse::<IpNet>().or_else(|_| net.parse::<IpAddr>().map(IpNet::from)).map_err(|_| refuse())?;
         let ports = match ports.split_once('-') {
             _ if ports.is_empty() => 0..=u16::MAX,
             Some((from, to)) => from.parse().map_err(|_| refuse())?..=to.parse().map_err(|_| refuse())?,
@@ -80,9 +77,10 @@ impl EgressPolicy {
     pub fn permits(&self, address: SocketAddr, trust: Trust) -> bool {
         let ip = plain(address.ip());
         if is_metadata(ip) {
-            return self.allow.iter().any(|entry| {
-                entry.net == IpNet::from(ip) && entry.ports.contains(&address.port())
-            });
+            return self
+                .allow
+                .iter()
+                .any(|entry| entry.net == IpNet::from(ip) && entry.ports.contains(&address.port()));
         }
         if trust == Trust::Operator {
             return true;
@@ -163,9 +161,7 @@ fn is_public(ip: IpAddr) -> bool {
         (Ipv4Addr::new(240, 0, 0, 0), 4),
     ];
     match ip {
-        IpAddr::V4(v4) => {
-            !NOT_PUBLIC.iter().any(|(net, length)| Ipv4Net::new_assert(*net, *length).contains(&v4))
-        }
+        IpAddr::V4(v4) => !NOT_PUBLIC.iter().any(|(net, length)| Ipv4Net::new_assert(*net, *length).contains(&v4)),
         // Global unicast is 2000::/3, less documentation and the IETF's own block.
         IpAddr::V6(v6) => {
             let s = v6.segments();
@@ -195,10 +191,27 @@ mod tests {
         };
         let closed = production("");
         for denied in [
-            "169.254.169.254:80", "[::ffff:169.254.169.254]:80", "[64:ff9b::a9fe:a9fe]:80", "[2002:a9fe:a9fe::]:80",
-            "[fd00:ec2::254]:80", "[fe80::1]:80", "224.0.0.1:80", "0.0.0.0:80", "[::]:80", "255.255.255.255:80",
-            "127.0.0.1:80", "[::1]:80", "10.0.0.1:80", "172.31.255.255:80", "192.168.1.1:80", "100.64.0.1:80",
-            "[fc00::1]:80", "[2001:db8::1]:80", "198.51.100.10:80", "[::ffff:10.0.0.1]:80", "240.0.0.1:80",
+            "169.254.169.254:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[2002:a9fe:a9fe::]:80",
+            "[fd00:ec2::254]:80",
+            "[fe80::1]:80",
+            "224.0.0.1:80",
+            "0.0.0.0:80",
+            "[::]:80",
+            "255.255.255.255:80",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "10.0.0.1:80",
+            "172.31.255.255:80",
+            "192.168.1.1:80",
+            "100.64.0.1:80",
+            "[fc00::1]:80",
+            "[2001:db8::1]:80",
+            "198.51.100.10:80",
+            "[::ffff:10.0.0.1]:80",
+            "240.0.0.1:80",
         ] {
             check(&closed, denied, false);
         }

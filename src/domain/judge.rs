@@ -197,7 +197,13 @@ impl Judge {
     }
 
     /// Judges the error rate of `service`, from the checks of the window. Asked on the beat of `ALERT_CHECK_INTERVAL_MS`.
-    pub fn error_rate(&mut self, bench: Bench<'_>, service: &Service, state: &ServiceState, counts: Counts) -> Decision {
+    pub fn error_rate(
+        &mut self,
+        bench: Bench<'_>,
+        service: &Service,
+        state: &ServiceState,
+        counts: Counts,
+    ) -> Decision {
         let mut decision = Decision::default();
         let rate = counts.error_rate();
         let enough =
@@ -361,12 +367,7 @@ impl Judge {
 
     /// Whose alert explains a new alert of `name`, and the root cause: the failed dependency at the bottom, or, for an
     /// error rate, the service's own outage.
-    fn held_by(
-        &self,
-        bench: Bench<'_>,
-        name: &ServiceName,
-        kind: AlertType,
-    ) -> Option<(String, Option<ServiceName>)> {
+    fn held_by(&self, bench: Bench<'_>, name: &ServiceName, kind: AlertType) -> Option<(String, Option<ServiceName>)> {
         let registry = bench.registry;
         if (self.failed.contains_key(name) || kind == AlertType::DependencyFailure)
             && let Some(root) = registry.graph.root_cause(name, |of| self.failed.get(of).map(|failed| failed.since))
@@ -412,7 +413,9 @@ impl Judge {
             self.alerts.insert(key.clone(), alert);
         }
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
-        let Some(alert) = self.alerts.get_mut(&key) else { return };
+        let Some(alert) = self.alerts.get_mut(&key) else {
+            return;
+        };
         let before = alert.clone();
         let rises = !is_new && condition.severity > alert.severity;
         if rises {
@@ -451,7 +454,9 @@ impl Judge {
     fn tell_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
         let outage = self.failed_outage(&key.0);
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
-        let Some(alert) = self.alerts.get_mut(key) else { return };
+        let Some(alert) = self.alerts.get_mut(key) else {
+            return;
+        };
         let waits = alert.kind.waits_for_outage() && outage.is_none();
         let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(|after| bench.now < after);
         let held = alert.suppressed_by.is_some() || waits || cooling;
@@ -469,7 +474,9 @@ impl Judge {
     fn escalate_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
         let outage = self.failed_outage(&key.0);
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
-        let Some(alert) = self.alerts.get_mut(key) else { return };
+        let Some(alert) = self.alerts.get_mut(key) else {
+            return;
+        };
         let policy = bench.policy;
         let due = alert.escalates_from.is_some_and(|from| bench.now >= from + policy.escalation);
         let may = alert.told != Told::No
@@ -492,7 +499,9 @@ impl Judge {
     }
 
     fn resolve(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
-        let Some(mut alert) = self.alerts.remove(key) else { return };
+        let Some(mut alert) = self.alerts.remove(key) else {
+            return;
+        };
         alert.status = AlertStatus::Resolved;
         alert.resolved_at = Some(bench.now);
         alert.updated_at = bench.now;
@@ -517,7 +526,9 @@ impl Judge {
         let component = Component::Service(service.name.clone());
         for kind in [AlertType::ServiceDown, AlertType::InfrastructureDown] {
             let key = (component.clone(), kind);
-            let Some(alert) = self.alerts.get_mut(&key) else { continue };
+            let Some(alert) = self.alerts.get_mut(&key) else {
+                continue;
+            };
             if alert.root_cause.is_none() {
                 continue;
             }

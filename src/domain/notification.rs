@@ -106,18 +106,18 @@ pub enum Joined {
 
 /// Joins rows that are to leave as one: the first kind, the latest state, the newest id.
 ///
-/// `untold`: the receiver has not had a message about this alert yet. `None` for no rows.
-pub fn join(rows: &[Notification], untold: bool) -> Option<Joined> {
+/// `after_long`: the receiver was away for long, and is told of what began and ended meanwhile. `None` for no rows.
+pub fn join(rows: &[Notification], after_long: bool) -> Option<Joined> {
     let (first, last) = (rows.first()?, rows.last()?);
     let closes = rows.iter().map(|row| row.id.clone()).collect();
     let resolved = last.notice.alert.status == AlertStatus::Resolved;
-    if resolved && untold && first.notice.kind == NoticeKind::AlertRaised && rows.len() > 1 {
+    if resolved && !after_long && first.notice.kind == NoticeKind::AlertRaised && rows.len() > 1 {
         return Some(Joined::Nothing { closes });
     }
     let mut joined = last.clone();
     if !resolved {
         joined.notice.kind = first.notice.kind;
-        joined.notice.from = first.notice.from;
     }
+    joined.notice.from = first.notice.from;
     Some(Joined::Send { notification: Box::new(joined), closes })
 }

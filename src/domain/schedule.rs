@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+/// Slots begin on multiples of this many milliseconds, the width of the scheduler's tick: whoever is due together is
+/// started together, and on time.
+pub const TICK_MS: u64 = 10;
+
 /// A service's cadence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cadence {
@@ -15,7 +19,8 @@ impl Cadence {
     pub fn new(hash: u64, interval: Duration) -> Self {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
         // FNV mixes its low bits well and its high ones poorly: fold before taking the remainder.
-        Self { interval_ms, phase_ms: (hash ^ (hash >> 32)) % interval_ms }
+        let phase_ms = (hash ^ (hash >> 32)) % interval_ms;
+        Self { interval_ms, phase_ms: phase_ms - phase_ms % TICK_MS }
     }
 
     /// The first slot at or after `at_ms`.

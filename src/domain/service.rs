@@ -25,8 +25,22 @@ const NAME_CHARS: usize = 100;
 
 /// Path segments that routes use themselves: CONTRACT.md 5.1.
 const RESERVED: [&str; 16] = [
-    "dependencies", "status", "service", "history", "system", "services", "metrics", "live", "detailed", "active",
-    "summary", "prometheus", "monitor", "monitor-records", "emergency_stop_system", "host-cpu",
+    "dependencies",
+    "status",
+    "service",
+    "history",
+    "system",
+    "services",
+    "metrics",
+    "live",
+    "detailed",
+    "active",
+    "summary",
+    "prometheus",
+    "monitor",
+    "monitor-records",
+    "emergency_stop_system",
+    "host-cpu",
 ];
 
 impl ServiceName {
@@ -232,10 +246,23 @@ pub(crate) mod tests {
         for text in ["a", "as-call-service", "DH_AVATAR", "x.y", "9", &"a".repeat(100)] {
             check(text, true);
         }
-        for text in
-            ["", "-a", ".a", "_a", "a b", "a:b", "a*", "a/../b", "a%2f", "ä", "a\n", "status", "Live", "host-disk",
-             &"a".repeat(101)]
-        {
+        for text in [
+            "",
+            "-a",
+            ".a",
+            "_a",
+            "a b",
+            "a:b",
+            "a*",
+            "a/../b",
+            "a%2f",
+            "ä",
+            "a\n",
+            "status",
+            "Live",
+            "host-disk",
+            &"a".repeat(101),
+        ] {
             check(text, false);
         }
     }

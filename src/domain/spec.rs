@@ -179,8 +179,7 @@ impl ServiceSpec {
         }
         let critical = self.critical.unwrap_or(false);
         let default_interval = if critical { defaults.critical_interval } else { defaults.interval };
-        let interval =
-            problems.span("check_interval", self.check_interval_ms, self.check_interval, default_interval);
+        let interval = problems.span("check_interval", self.check_interval_ms, self.check_interval, default_interval);
         if interval < defaults.min_interval {
             problems.add("check_interval_ms", format!("must be at least {} ms", defaults.min_interval.as_millis()));
         }
@@ -200,7 +199,8 @@ impl ServiceSpec {
             && category.len() <= 50
             && category.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-'));
         if !well_formed {
-            problems.add("category", "must be lower-case letters, digits, '_' or '-', beginning with a letter, at most 50");
+            problems
+                .add("category", "must be lower-case letters, digits, '_' or '-', beginning with a letter, at most 50");
         }
         self.check_texts(&mut problems);
         let probe = self.http_probe(&mut problems);
@@ -331,7 +331,10 @@ impl ServiceSpec {
         if limits.consecutive_failures_warning == 0
             || limits.consecutive_failures_warning >= limits.consecutive_failures_critical
         {
-            problems.add("thresholds.consecutive_failures_warning", "must be at least 1 and below consecutive_failures_critical");
+            problems.add(
+                "thresholds.consecutive_failures_warning",
+                "must be at least 1 and below consecutive_failures_critical",
+            );
         }
         if limits.outage_failures == Some(0) {
             problems.add("thresholds.outage_failures", "must be at least 1");
@@ -398,8 +401,11 @@ impl ServiceSpec {
                 None
             }
             Some(text) => {
-                let built =
-                    RegexBuilder::new(text).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).nest_limit(50).build();
+                let built = RegexBuilder::new(text)
+                    .size_limit(PATTERN_BYTES)
+                    .dfa_size_limit(PATTERN_BYTES)
+                    .nest_limit(50)
+                    .build();
                 match built {
                     Ok(pattern) => Some(pattern),
                     Err(error) => {
@@ -415,7 +421,11 @@ impl ServiceSpec {
             url: Url::parse("http://unset").ok()?,
             method,
             body: self.body.clone().map(SecretString::from),
-            headers: self.headers.iter().map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect(),
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
+                .collect(),
             connection: self.connection.unwrap_or_default(),
             pattern,
             follow_redirects: self.follow_redirects.unwrap_or(false),
@@ -485,13 +495,7 @@ impl ServiceSpec {
         let mut shown = full.clone();
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
-        Some(Address {
-            base,
-            path,
-            port: full.port_or_known_default().unwrap_or(0),
-            shown: shown.to_string(),
-            full,
-        })
+        Some(Address { base, path, port: full.port_or_known_default().unwrap_or(0), shown: shown.to_string(), full })
     }
 
     fn fingerprint(&self, interval: Duration, timeout: Duration, retries: u32, limits: &Limits) -> u64 {
@@ -550,9 +554,7 @@ mod tests {
         let expected = |fields| build(fields).unwrap().expected;
         assert!(!expected(json!({"expected_status_code": 204})).otherwise_unhealthy);
         assert!(expected(json!({"expected_status_codes": [200, 204]})).otherwise_unhealthy);
-        assert!(
-            !expected(json!({"expected_status_codes": [200], "on_unexpected": "degraded"})).otherwise_unhealthy
-        );
+        assert!(!expected(json!({"expected_status_codes": [200], "on_unexpected": "degraded"})).otherwise_unhealthy);
     }
 
     #[test]

@@ -76,11 +76,7 @@ impl StatusCounts {
 
     /// The word of `/health` and the dashboard: `unknown` does not degrade (CONTRACT.md 7.3).
     pub fn overall(&self) -> Status {
-        if self.degraded + self.unhealthy > 0 {
-            Status::Degraded
-        } else {
-            Status::Healthy
-        }
+        if self.degraded + self.unhealthy > 0 { Status::Degraded } else { Status::Healthy }
     }
 }
 

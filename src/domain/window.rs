@@ -346,6 +346,16 @@ impl History {
         self.ring.is_empty()
     }
 
+    /// Checks kept one by one.
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Hour (since the epoch) and latency histogram, oldest first.
+    pub fn histograms(&self) -> Vec<(u32, &Histogram)> {
+        self.hours.iter().map(|hour| (hour.at, &hour.histogram)).collect()
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.ring.capacity() * size_of::<Check>()
@@ -473,7 +483,9 @@ impl FleetWindow {
     /// Adds what a restored service remembers.
     pub fn absorb(&mut self, history: &History) {
         for of_service in &history.hours {
-            let Some(hour) = self.hour(of_service.at) else { continue };
+            let Some(hour) = self.hour(of_service.at) else {
+                continue;
+            };
             hour.counts.add(Counts {
                 checks: u64::from(of_service.checks),
                 healthy: u64::from(of_service.healthy),

@@ -1,0 +1,519 @@
+//! The pipeline: probe, classify, advance, commit, show. Owns live state; no check and no request waits for a database
+//! read. Checks of different services run side by side under limits; the steps of one service never overlap.
+
+pub mod commit;
+pub mod counters;
+mod evaluate;
+pub mod housekeeping;
+pub mod live;
+pub mod metrics;
+pub mod mirror;
+pub mod outbox;
+mod registry;
+pub mod restore;
+pub mod scheduler;
+mod supervise;
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use self::commit::{Commit, Committer, Transition};
+use self::counters::{Counters, SkipCause};
+use self::live::{Live, Watched};
+use self::mirror::Mirror;
+use self::outbox::Outbox;
+pub use self::registry::{ReloadOutcome, RosterChange};
+use self::scheduler::Scheduler;
+use crate::clock::Clock;
+use crate::domain::alert::{AlertType, Told};
+use crate::domain::check::Check;
+use crate::domain::classify::classify;
+use crate::domain::event::{Event, EventKind};
+use crate::domain::judge::{Bench, Decision, Judge};
+use crate::domain::notification::Notification;
+use crate::domain::observation::{Kind, Observation};
+use crate::domain::policy::{AlertPolicy, DetectionPolicy, OutagePolicy};
+use crate::domain::service::Service;
+use crate::domain::state::{Advance, Change};
+use crate::domain::status::Status;
+use crate::notify::{Channel, NotifyConfig};
+use crate::probes::{self, Clients};
+use crate::store::StoreConfig;
+use crate::store::records::Records;
+use crate::store::redis::Redis;
+
+/// Newest answers a verdict on slowness looks at: CONTRACT.md 10.4.
+const LATEST_ANSWERS: usize = 5;
+/// A dependency checked this recently is not asked again when a dependent fails: our choice.
+const RECENTLY: Duration = Duration::from_secs(1);
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    pub outage: OutagePolicy,
+    pub alert: AlertPolicy,
+    pub detection: DetectionPolicy,
+    /// Period of rules that depend on time.
+    pub alert_check_interval: Duration,
+    /// Checks in flight at most.
+    pub max_concurrent_checks: usize,
+    /// Services whose connections may be pooled at most.
+    pub pooled_connections: usize,
+    pub notify: NotifyConfig,
+    pub store: StoreConfig,
+    /// Name of this process in what it sends.
+    pub instance: String,
+}
+
+/// Said at the start and each hour while the published key is accepted (CONTRACT.md section 2).
+pub const PUBLISHED_KEY_WARNING: &str =
+    "the service key is the published development key: anyone knows it; set INTERNAL_SERVICE_KEY";
+
+/// The parts an engine is built of.
+pub struct Parts {
+    pub config: EngineConfig,
+    pub clock: Clock,
+    pub records: Records,
+    pub redis: Option<Redis>,
+    pub clients: Clients,
+    pub channels: Vec<Channel>,
+}
+
+/// The pipeline and everything it holds.
+#[derive(Debug)]
+pub struct Engine {
+    pub config: EngineConfig,
+    pub clock: Clock,
+    pub live: Live,
+    pub counters: Arc<Counters>,
+    pub records: Records,
+    pub commit: Commit,
+    pub outbox: Outbox,
+    pub mirror: Mirror,
+    pub reload: registry::ReloadLog,
+    scheduler: Scheduler,
+    clients: Clients,
+    judge: Mutex<Judge>,
+    committer: tokio::sync::Mutex<Committer>,
+    permits: Arc<Semaphore>,
+    checks: TaskTracker,
+    next_event: AtomicI64,
+    /// No new checks are started.
+    draining: CancellationToken,
+    /// Checks under way are given up.
+    cancelled: CancellationToken,
+}
+
+/// What one check came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Done(Vec<Change>),
+    /// The monitor is stopping, or the service is no longer watched: not a result.
+    Cancelled,
+}
+
+impl Engine {
+    /// Builds the engine. Nothing runs yet, nothing is watched yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let (commit, queue) = Commit::new();
+        let counters = Arc::<Counters>::default();
+        let unix_ms = u64::try_from(parts.clock.now().timestamp_millis()).unwrap_or(0);
+        Arc::new(Self {
+            live: Live::default(),
+            outbox: Outbox::new(parts.channels, &parts.config.notify),
+            mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
+            reload: registry::ReloadLog::default(),
+            scheduler: Scheduler::new(unix_ms),
+            clients: parts.clients,
+            judge: Mutex::default(),
+            committer: tokio::sync::Mutex::new(Committer::new(queue)),
+            permits: Arc::new(Semaphore::new(parts.config.max_concurrent_checks.clamp(1, Semaphore::MAX_PERMITS))),
+            checks: TaskTracker::new(),
+            next_event: AtomicI64::new(1),
+            draining: CancellationToken::new(),
+            cancelled: CancellationToken::new(),
+            config: parts.config,
+            clock: parts.clock,
+            records: parts.records,
+            commit,
+            counters,
+        })
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a check in the background, unless the service is being checked already or too much is in flight.
+    ///
+    /// `planned`: its slot, for the lateness histogram.
+    pub(crate) fn start_check(self: &Arc<Self>, watched: Arc<Watched>, kind: Kind, planned: Option<Instant>) {
+        if self.draining.is_cancelled() {
+            return;
+        }
+        let turn = match watched.take_turn() {
+            Ok(turn) => turn,
+            Err(cause) => return self.counters.skip(cause, 1),
+        };
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return self.counters.skip(SkipCause::Overload, 1);
+        };
+        let engine = self.clone();
+        self.checks.spawn(async move {
+            if let Some(planned) = planned {
+                engine.counters.late(planned.elapsed());
+            }
+            let mut kind = kind;
+            let mut permit = Some(permit);
+            let mut rechecks = 0;
+            loop {
+                let outcome = engine.check(&watched, kind).await;
+                drop(permit.take());
+                let service = watched.service();
+                let wants = watched.lock().state.wants_confirmation(&service, &engine.config.outage, rechecks);
+                if outcome == Outcome::Cancelled || !wants {
+                    return;
+                }
+                turn.confirming();
+                if rechecks == 0 {
+                    engine.look_at_dependencies(&service);
+                }
+                tokio::select! {
+                    () = engine.draining.cancelled() => return,
+                    () = tokio::time::sleep(engine.config.outage.confirm_interval) => {}
+                }
+                rechecks += 1;
+                kind = Kind::Confirm;
+                permit = engine.permits.clone().acquire_owned().await.ok();
+            }
+        });
+    }
+
+    /// One check: probe, and everything after it.
+    async fn check(self: &Arc<Self>, watched: &Arc<Watched>, kind: Kind) -> Outcome {
+        self.counters.started.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted { counters: &self.counters, finished: false };
+        let service = watched.service();
+        // Quick re-checks are always fresh: they test the whole way.
+        let fresh = kind == Kind::Confirm || !watched.pooled.load(Ordering::Relaxed);
+        let mut early = false;
+        let judged_early = async |seen: Observation| {
+            early = true;
+            self.take_in(watched, &service, seen, kind).await;
+        };
+        let seen = tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => return Outcome::Cancelled,
+            seen = probes::observe(&self.clients, &service, fresh, judged_early) => seen,
+        };
+        if watched.is_retired() {
+            return Outcome::Cancelled;
+        }
+        let changes = if early {
+            self.amend(watched, &service, &seen, kind);
+            Vec::new()
+        } else {
+            self.take_in(watched, &service, seen, kind).await
+        };
+        counted.finish();
+        Outcome::Done(changes)
+    }
+
+    /// Everything after the probe. Tests come in here, with an observation of their own making.
+    pub async fn take_in(
+        &self,
+        watched: &Arc<Watched>,
+        service: &Service,
+        seen: Observation,
+        kind: Kind,
+    ) -> Vec<Change> {
+        let now = self.clock.now();
+        let verdict = classify(&seen, service.limits.latency, &service.expected);
+        let (from, step, slow) = {
+            let inner = watched.lock();
+            let step = inner.state.advance(service, &verdict, &seen, kind, now, &self.config.outage);
+            let slow = seen.response_ms().is_some_and(|ms| ms >= service.limits.latency.warning_ms);
+            (inner.state.status, step, slow)
+        };
+        let Advance { state, changes, check: Some(check), must_commit } = step else {
+            self.live.inconclusive(watched, &seen);
+            tracing::warn!(service.name = %service.name, reason = verdict.reason.as_str(), "check of {} is inconclusive: {}",
+                service.name, verdict.error_message.unwrap_or_default());
+            return Vec::new();
+        };
+        self.commit.routine(watched.hash, &check);
+        tracing::debug!(service.name = %service.name, status = state.status.as_str(), reason = verdict.reason.as_str(), "checked");
+
+        let committed = {
+            let mut judge = self.judge();
+            let decision = if must_commit || slow || judge.concerns(&service.name, &state) {
+                let latest = Self::latest_answers(watched, &check);
+                let roster = self.live.roster();
+                judge.after_check(self.bench(&roster.registry, now), service, &state, from, &latest)
+            } else {
+                Decision::default()
+            };
+            if !must_commit && decision.is_empty() {
+                None
+            } else {
+                let mut transition = self.decided(decision, now);
+                transition
+                    .events
+                    .extend(changes.iter().filter_map(|change| self.event(service, change, &state.issues, now)));
+                transition.outages.extend(changes.iter().filter_map(outage_of));
+                transition.states.push((watched.clone(), state.clone(), Some(check.clone())));
+                // Under the judge's lock, so that decisions reach the store in the order they were made.
+                Some(self.commit.transition(transition))
+            }
+        };
+        match committed {
+            // An answer that never comes means that the monitor is ending.
+            Some(committed) => drop(committed.await),
+            None => {
+                self.live.apply(watched, state, Some(check));
+                self.mirror.touch(watched);
+            }
+        }
+        tell(service, &changes);
+        changes
+    }
+
+    fn latest_answers(watched: &Watched, check: &Check) -> Vec<u64> {
+        let this = check.response_us.map(|us| u64::from(us) / 1000);
+        let inner = watched.lock();
+        this.into_iter().chain(inner.history.latest_ms(LATEST_ANSWERS)).take(LATEST_ANSWERS).collect()
+    }
+
+    /// The answer to a probe that was judged before it came.
+    fn amend(&self, watched: &Arc<Watched>, service: &Service, seen: &Observation, kind: Kind) {
+        let verdict = classify(seen, service.limits.latency, &service.expected);
+        let step = watched.lock().state.amend(&verdict, seen, kind);
+        if let Some(check) = step.check {
+            self.live.amend(watched, step.state, check);
+            self.mirror.touch(watched);
+        }
+    }
+
+    /// A service has failed: what it depends on is looked at now, so that the root cause is known before anyone is told.
+    fn look_at_dependencies(self: &Arc<Self>, service: &Service) {
+        let roster = self.live.roster();
+        let now = self.clock.now();
+        for name in roster.registry.graph.dependencies(&service.name) {
+            let Some(watched) = roster.find(&name) else { continue };
+            let due = {
+                let state = &watched.lock().state;
+                let recent = state.last_check.is_some_and(|at| crate::domain::time::span(at, now) < RECENTLY);
+                !recent && state.failing.is_none()
+            };
+            if due && watched.service().active {
+                self.start_check(watched.clone(), Kind::Confirm, None);
+            }
+        }
+    }
+
+    fn bench<'a>(&'a self, registry: &'a crate::domain::registry::Registry, now: DateTime<Utc>) -> Bench<'a> {
+        Bench { registry, policy: &self.config.alert, now }
+    }
+
+    /// What a decision makes durable and visible.
+    fn decided(&self, decision: Decision, now: DateTime<Utc>) -> Transition {
+        let mut transition = Transition { withdrawn: decision.withdrawn, ..Transition::default() };
+        for alert in &decision.changed {
+            let raised = alert.kind == AlertType::HighResponseTime && alert.is_active() && alert.triggered_at == now;
+            if let (true, Some(service)) = (raised, alert.component.service()) {
+                transition.events.push(self.new_event(
+                    EventKind::PerformanceAlert,
+                    service.clone(),
+                    alert.message.clone(),
+                    now,
+                ));
+            }
+        }
+        let due = now + self.config.notify.group_wait;
+        for notice in decision.notices {
+            for channel in self.outbox.channels() {
+                transition.owed.push(Notification::new(notice.clone(), channel, due));
+            }
+        }
+        transition.alerts = decision.changed;
+        transition
+    }
+
+    fn event(&self, service: &Service, change: &Change, issues: &[String], now: DateTime<Utc>) -> Option<Event> {
+        let Change::Status { from, to } = change else { return None };
+        let kind = match (from, to) {
+            (_, Status::Unhealthy) => EventKind::ServiceDown,
+            (_, Status::Degraded) => EventKind::ServiceDegraded,
+            (Status::Degraded | Status::Unhealthy, Status::Healthy) => EventKind::ServiceHealthy,
+            _ => return None,
+        };
+        let why = if issues.is_empty() { "Status changed".to_owned() } else { issues.join(", ") };
+        Some(self.new_event(kind, service.name.clone(), format!("Service {}: {why}", to.as_str()), now))
+    }
+
+    fn new_event(
+        &self,
+        kind: EventKind,
+        service: crate::domain::service::ServiceName,
+        message: String,
+        at: DateTime<Utc>,
+    ) -> Event {
+        Event {
+            id: Uuid::now_v7(),
+            sequence: self.next_event.fetch_add(1, Ordering::Relaxed),
+            at,
+            kind,
+            service,
+            message,
+        }
+    }
+
+    /// Shows what is committed: to readers, to the shared copy, to receivers.
+    pub(crate) fn publish(&self, transition: Transition) {
+        for outage in &transition.outages {
+            self.live.note_incident(outage);
+        }
+        for alert in transition.alerts {
+            self.live.put_alert(alert);
+        }
+        for (watched, state, check) in transition.states {
+            self.live.apply(&watched, state, check);
+            self.mirror.touch(&watched);
+        }
+        for event in transition.events {
+            self.live.events.push(event);
+        }
+        let mut settled = Vec::new();
+        for alert_id in &transition.withdrawn {
+            settled.extend(self.outbox.withdraw(alert_id));
+        }
+        self.outbox.owe(transition.owed);
+        self.settle(settled);
+    }
+
+    /// Forgets outbox rows that are delivered, merged or withdrawn.
+    fn settle(&self, ids: Vec<String>) {
+        if !ids.is_empty() {
+            let mut transition = Transition::default();
+            transition.beside.settled = ids;
+            drop(self.commit.transition(transition));
+        }
+    }
+
+    /// A receiver has said yes: its rows go, and the alert knows that it was sent.
+    pub(crate) fn delivered(&self, alert_id: &str, ids: Vec<String>) {
+        let mut judge = self.judge();
+        let mut transition = Transition::default();
+        transition.beside.settled = ids;
+        if let Some(alert) = judge.delivered(alert_id) {
+            debug_assert_eq!(alert.told, Told::Yes);
+            transition.alerts.push(alert);
+        }
+        drop(self.commit.transition(transition));
+    }
+
+    /// Starts every long-lived part; they end with `stop`.
+    pub fn start(self: &Arc<Self>, stop: &CancellationToken) -> TaskTracker {
+        let parts = TaskTracker::new();
+        self.supervised(&parts, "committer", stop, |engine, stop| async move {
+            engine.committer.lock().await.run(&engine, &stop).await;
+        });
+        self.supervised(&parts, "scheduler", stop, |engine, stop| async move {
+            engine.scheduler.run(&engine, &stop).await;
+        });
+        self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
+        self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
+        for lane in 0..self.outbox.lanes() {
+            self.supervised(&parts, "outbox", stop, move |engine, stop| async move {
+                engine.outbox.run(lane, &engine, &stop).await;
+            });
+        }
+        parts
+    }
+
+    fn supervised<F>(
+        self: &Arc<Self>,
+        parts: &TaskTracker,
+        task: &'static str,
+        stop: &CancellationToken,
+        part: impl Fn(Arc<Self>, CancellationToken) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (engine, stop) = (self.clone(), stop.clone());
+        parts.spawn(async move {
+            supervise::supervise(task, engine.counters.clone(), stop.clone(), || part(engine.clone(), stop.clone()))
+                .await;
+        });
+    }
+
+    /// Ends checking: no new check starts, those under way finish within `grace` or are given up. Nothing given up is
+    /// blamed on its target.
+    pub async fn drain(&self, grace: Duration) {
+        self.draining.cancel();
+        self.checks.close();
+        if tokio::time::timeout(grace, self.checks.wait()).await.is_err() {
+            self.cancelled.cancel();
+            self.checks.wait().await;
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+}
+
+/// Keeps `started = finished + cancelled + in flight` true, however a check ends.
+struct Counted<'a> {
+    counters: &'a Counters,
+    finished: bool,
+}
+
+impl Counted<'_> {
+    fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let ended = if self.finished { &self.counters.finished } else { &self.counters.cancelled };
+        ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn outage_of(change: &Change) -> Option<crate::domain::outage::Outage> {
+    match change {
+        Change::OutageOpened(outage) | Change::OutageClosed(outage) => Some(outage.clone()),
+        Change::Status { .. } => None,
+    }
+}
+
+/// The log hears of changes when they are committed.
+fn tell(service: &Service, changes: &[Change]) {
+    let name = &service.name;
+    for change in changes {
+        match change {
+            Change::Status { from, to } => {
+                tracing::info!(service.name = %name, from = from.as_str(), to = to.as_str(), "{name} is {}", to.as_str());
+            }
+            Change::OutageOpened(outage) => {
+                tracing::warn!(service.name = %name, outage.id = %outage.id, reason = outage.reason.as_str(),
+                    "outage of {name} since {}: {}", crate::domain::time::Stamp(outage.started), outage.error_message);
+            }
+            Change::OutageClosed(outage) => {
+                let lasted = outage.duration(outage.ended.unwrap_or_default());
+                tracing::info!(service.name = %name, outage.id = %outage.id, downtime_s = lasted.as_secs(),
+                    "outage of {name} is over after {}", crate::domain::time::spoken(lasted));
+            }
+        }
+    }
+}

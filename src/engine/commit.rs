@@ -1,0 +1,228 @@
+//! Commit, then tell (DESIGN.md D3): gathers transitions for a few milliseconds, commits them in one transaction, and
+//! only then lets readers, receivers and the event log see them. Routine checks ride along once a second.
+//!
+//! When records cannot be written, a brief failure is waited out. Beyond that what waits is told from memory, `/health`
+//! says `durability: none`, and everything untold to the store is kept, newest value of each thing, and committed under
+//! the same ids when it is back.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Engine;
+use super::counters::Counters;
+use super::live::Watched;
+use crate::domain::alert::Alert;
+use crate::domain::check::{Check, CheckBatch};
+use crate::domain::event::Event;
+use crate::domain::notification::Notification;
+use crate::domain::outage::Outage;
+use crate::domain::state::ServiceState;
+use crate::store::records::{Batch, Records};
+
+/// How long transitions are gathered: DESIGN.md D3, a few milliseconds.
+const GATHER: Duration = Duration::from_millis(2);
+/// Most transitions in one transaction: our choice.
+const GATHER_MOST: usize = 1000;
+/// Routine checks are written this often: DESIGN.md D3, at most one second of them can be lost.
+const ROUTINE: Duration = Duration::from_secs(1);
+/// How long readers wait for a store that fails before they are told from memory: our choice, two of the 30 seconds a
+/// critical outage has.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(200);
+/// Checks kept for a store that is away: our choice, some 50 MB.
+const UNWRITTEN_CHECKS: usize = 2_000_000;
+
+/// What becomes visible once it is committed.
+#[derive(Debug, Default)]
+pub struct Transition {
+    pub states: Vec<(Arc<Watched>, ServiceState, Option<Check>)>,
+    pub outages: Vec<Outage>,
+    pub alerts: Vec<Alert>,
+    pub owed: Vec<Notification>,
+    /// Alerts whose unsent messages are taken back.
+    pub withdrawn: Vec<String>,
+    pub events: Vec<Event>,
+    /// What is written with it and seen by nobody.
+    pub beside: Batch,
+}
+
+impl Transition {
+    fn batch(&self) -> Batch {
+        let mut batch = self.beside.clone();
+        let states = self.states.iter().filter(|(watched, _, _)| !watched.is_retired());
+        batch.states.extend(states.map(|(watched, state, _)| (watched.service().name.clone(), state.clone())));
+        batch.outages.extend(self.outages.iter().map(|outage| (outage.id, outage.clone())));
+        batch.alerts.extend(self.alerts.iter().map(|alert| (alert.id.clone(), alert.clone())));
+        batch.owed.extend(self.owed.iter().cloned());
+        batch.events.extend(self.events.iter().cloned());
+        batch
+    }
+}
+
+type Waiting = (Transition, oneshot::Sender<()>);
+
+/// The way in: hands transitions and routine checks to the committer.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    transitions: mpsc::UnboundedSender<Waiting>,
+    routine: Arc<Mutex<CheckBatch>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+/// Records cannot be written.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    pub since: DateTime<Utc>,
+    pub error: String,
+    /// Patience has run out: what is told now is not durable.
+    pub not_durable: bool,
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Commit {
+    /// The way in, and the queue the committer reads.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Waiting>) {
+        // Unbounded, but each service waits for its own transition: the queue holds at most one for each of them.
+        let (transitions, queue) = mpsc::unbounded_channel();
+        (Self { transitions, routine: Arc::default(), trouble: Arc::default() }, queue)
+    }
+
+    /// Hands a transition over in the order of calls. The answer comes when it is committed and visible.
+    pub fn transition(&self, transition: Transition) -> oneshot::Receiver<()> {
+        let (done, answer) = oneshot::channel();
+        // A committer that has ended drops the sender, and with it the answer: nobody waits for ever.
+        let _ = self.transitions.send((transition, done));
+        answer
+    }
+
+    /// Notes a routine check, to be written within a second.
+    pub fn routine(&self, service: u64, check: &Check) {
+        held(&self.routine).push(service, check);
+    }
+
+    pub fn trouble(&self) -> Option<Trouble> {
+        held(&self.trouble).clone()
+    }
+}
+
+/// The committer's own state; it outlives a panic of the task.
+#[derive(Debug)]
+pub struct Committer {
+    queue: mpsc::UnboundedReceiver<Waiting>,
+    pending: Batch,
+    waiting: Vec<Waiting>,
+}
+
+impl Committer {
+    pub fn new(queue: mpsc::UnboundedReceiver<Waiting>) -> Self {
+        Self { queue, pending: Batch::default(), waiting: Vec::new() }
+    }
+
+    /// Commits until `stop`, then commits what is left and ends.
+    pub async fn run(&mut self, engine: &Arc<Engine>, stop: &CancellationToken) {
+        let mut beat = tokio::time::interval(ROUTINE);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let stopping = tokio::select! {
+                biased;
+                first = self.queue.recv() => {
+                    let Some(first) = first else { return };
+                    self.take(first);
+                    tokio::time::sleep(GATHER).await;
+                    while self.waiting.len() < GATHER_MOST && let Ok(next) = self.queue.try_recv() {
+                        self.take(next);
+                    }
+                    false
+                }
+                _ = beat.tick() => {
+                    self.take_routine(engine);
+                    false
+                }
+                () = stop.cancelled() => true,
+            };
+            if stopping {
+                while let Ok(next) = self.queue.try_recv() {
+                    self.take(next);
+                }
+                self.take_routine(engine);
+            }
+            self.write(engine, stop).await;
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, (transition, done): Waiting) {
+        self.pending.absorb(transition.batch());
+        self.waiting.push((transition, done));
+    }
+
+    fn take_routine(&mut self, engine: &Engine) {
+        let batch = std::mem::take(&mut *held(&engine.commit.routine));
+        if batch.count == 0 || !engine.config.store.persist_checks {
+            return;
+        }
+        let kept: usize = self.pending.checks.iter().map(|batch| batch.count).sum();
+        if kept + batch.count > UNWRITTEN_CHECKS {
+            engine.counters.commit_dropped.fetch_add(batch.count as u64, Ordering::Relaxed);
+        } else {
+            self.pending.checks.push(batch);
+        }
+    }
+
+    /// Writes what is pending, and tells what waits: at once when it is committed, from memory when patience runs out.
+    async fn write(&mut self, engine: &Arc<Engine>, stop: &CancellationToken) {
+        let began = Instant::now();
+        while !self.pending.is_empty() {
+            match write_once(&engine.records, &engine.counters, self.pending.clone()).await {
+                Ok(()) => {
+                    self.pending = Batch::default();
+                    if let Some(trouble) = held(&engine.commit.trouble).take() {
+                        tracing::info!(since = %trouble.since, "records can be written again");
+                    }
+                }
+                Err(error) => {
+                    let patient = began.elapsed() < PATIENCE && !self.waiting.is_empty();
+                    self.note_trouble(engine, error, !patient);
+                    if !patient || stop.is_cancelled() {
+                        break;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        for (transition, done) in self.waiting.drain(..) {
+            engine.publish(transition);
+            let _ = done.send(());
+        }
+    }
+
+    fn note_trouble(&self, engine: &Engine, error: String, not_durable: bool) {
+        let mut trouble = held(&engine.commit.trouble);
+        let known = trouble.take();
+        if known.as_ref().is_none_or(|known| known.not_durable != not_durable && not_durable) && not_durable {
+            tracing::error!(%error, "records cannot be written: going on from memory");
+        }
+        *trouble = Some(Trouble {
+            since: known.as_ref().map_or_else(|| engine.clock.now(), |known| known.since),
+            not_durable: not_durable || known.is_some_and(|known| known.not_durable),
+            error,
+        });
+    }
+}
+
+async fn write_once(records: &Records, counters: &Counters, batch: Batch) -> Result<(), String> {
+    records.write(batch).await.map_err(|error| {
+        counters.records_errors.fetch_add(1, Ordering::Relaxed);
+        error.to_string()
+    })
+}

@@ -1,0 +1,133 @@
+//! What the monitor counts of itself: `/metrics` shows it, `/health` names what is out of bounds.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::domain::histogram::Pool;
+
+/// Why a due check was not started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipCause {
+    /// The one before still runs.
+    Running,
+    /// Quick re-checks are under way.
+    Confirming,
+    /// As many checks are in flight as may be, or the slot had passed before anyone could look.
+    Overload,
+}
+
+impl SkipCause {
+    pub const ALL: [Self; 3] = [Self::Running, Self::Confirming, Self::Overload];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Confirming => "confirming",
+            Self::Overload => "overload",
+        }
+    }
+}
+
+/// Upper bounds of `infra_scheduler_lateness_seconds`, in seconds: CONTRACT.md section 16.
+pub const LATENESS_BOUNDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0];
+
+#[derive(Debug, Default)]
+struct Lateness {
+    pool: Pool,
+    buckets: [u64; LATENESS_BOUNDS.len() + 1],
+    sum_seconds: f64,
+}
+
+/// A copy of the lateness histogram.
+#[derive(Debug, Clone)]
+pub struct LatenessSeen {
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    pub buckets: [u64; LATENESS_BOUNDS.len() + 1],
+    pub sum_seconds: f64,
+}
+
+/// Everything counted. `due = started + skipped`, `started = finished + cancelled + in flight`.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub started: AtomicU64,
+    pub finished: AtomicU64,
+    pub cancelled: AtomicU64,
+    skipped: [AtomicU64; SkipCause::ALL.len()],
+    lateness: Mutex<Lateness>,
+    pub records_errors: AtomicU64,
+    pub redis_errors: AtomicU64,
+    /// Routine checks given up because records could not be written for too long.
+    pub commit_dropped: AtomicU64,
+    pub api_refused: AtomicU64,
+    notifications: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    panics: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Counters {
+    pub fn skip(&self, cause: SkipCause, count: u64) {
+        self.skipped[cause as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn skipped(&self, cause: SkipCause) -> u64 {
+        self.skipped[cause as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn all_skipped(&self) -> u64 {
+        SkipCause::ALL.into_iter().map(|cause| self.skipped(cause)).sum()
+    }
+
+    pub fn due(&self) -> u64 {
+        self.started.load(Ordering::Relaxed) + self.all_skipped()
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        let ended = self.finished.load(Ordering::Relaxed) + self.cancelled.load(Ordering::Relaxed);
+        self.started.load(Ordering::Relaxed).saturating_sub(ended)
+    }
+
+    /// A scheduled check began this long after its slot.
+    pub fn late(&self, by: Duration) {
+        let seconds = by.as_secs_f64();
+        let mut lateness = held(&self.lateness);
+        lateness.pool.record(u32::try_from(by.as_micros()).unwrap_or(u32::MAX));
+        let bucket = LATENESS_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENESS_BOUNDS.len());
+        lateness.buckets[bucket] += 1;
+        lateness.sum_seconds += seconds;
+    }
+
+    pub fn lateness(&self) -> LatenessSeen {
+        let lateness = held(&self.lateness);
+        LatenessSeen {
+            p50_ms: lateness.pool.percentile_ms(0.5),
+            p99_ms: lateness.pool.percentile_ms(0.99),
+            p999_ms: lateness.pool.percentile_ms(0.999),
+            buckets: lateness.buckets,
+            sum_seconds: lateness.sum_seconds,
+        }
+    }
+
+    /// `result`: `delivered`, `retried`, `refused` or `merged`.
+    pub fn notification(&self, channel: &'static str, result: &'static str, count: u64) {
+        *held(&self.notifications).entry((channel, result)).or_default() += count;
+    }
+
+    pub fn notifications(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        held(&self.notifications).clone()
+    }
+
+    pub fn panic(&self, task: &'static str) {
+        *held(&self.panics).entry(task).or_default() += 1;
+    }
+
+    pub fn panics(&self) -> BTreeMap<&'static str, u64> {
+        held(&self.panics).clone()
+    }
+}

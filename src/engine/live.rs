@@ -1,0 +1,389 @@
+//! The live view: state of every service and the counts over them. What the API reads; what checks write.
+//!
+//! Each service has a lock of its own, held for microseconds and never across an await. Counts by status are kept up to
+//! date on each change, so that `/health`, `/status/critical` and the dashboard cost the same for 9 services and for
+//! 20,000.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+
+use crate::domain::alert::{Alert, AlertType, Severity};
+use crate::domain::check::{Check, name_hash};
+use crate::domain::histogram::Pool;
+use crate::domain::observation::{Observation, Reason};
+use crate::domain::outage::Outage;
+use crate::domain::registry::Registry;
+use crate::domain::service::{Service, ServiceName};
+use crate::domain::state::ServiceState;
+use crate::domain::status::{Status, StatusCounts, critical_word};
+use crate::domain::window::{Counts, FleetWindow, History};
+use crate::events::Recent;
+
+/// How long a number that is costly over many critical services stands: our choice.
+const FLEET_FRESHNESS: Duration = Duration::from_secs(1);
+
+/// Upper bounds of `infra_probe_duration_seconds`, in microseconds: CONTRACT.md section 16.
+pub const DURATION_BOUNDS_US: [u32; 14] = [
+    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000, 3_000_000, 5_000_000, 10_000_000,
+    30_000_000, 60_000_000,
+];
+
+/// Counters of one service since this process started.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    pub results: Vec<(Option<Status>, Reason, u64)>,
+    pub buckets: [u32; DURATION_BOUNDS_US.len() + 1],
+    pub sum_us: u64,
+}
+
+impl Tally {
+    fn count(&mut self, status: Option<Status>, reason: Reason, response_us: Option<u32>) {
+        match self.results.iter_mut().find(|(s, r, _)| (*s, *r) == (status, reason)) {
+            Some((_, _, count)) => *count += 1,
+            None => self.results.push((status, reason, 1)),
+        }
+        if let Some(us) = response_us {
+            let bucket = DURATION_BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(DURATION_BOUNDS_US.len());
+            self.buckets[bucket] += 1;
+            self.sum_us += u64::from(us);
+        }
+    }
+}
+
+/// What changes with each check.
+#[derive(Debug, Default)]
+pub struct Inner {
+    pub state: ServiceState,
+    pub history: History,
+    pub tally: Tally,
+}
+
+/// One service being watched.
+#[derive(Debug)]
+pub struct Watched {
+    definition: ArcSwap<Service>,
+    pub hash: u64,
+    turn: AtomicU8,
+    retired: AtomicBool,
+    /// Its connections may be pooled: the pool is bounded.
+    pub pooled: AtomicBool,
+    /// Redis has not heard the latest of it.
+    pub(super) unmirrored: AtomicBool,
+    /// When the newest check was made that Redis has seen, unix ms.
+    pub(super) mirrored_ms: AtomicI64,
+    inner: Mutex<Inner>,
+}
+
+const FREE: u8 = 0;
+const RUNNING: u8 = 1;
+const CONFIRMING: u8 = 2;
+
+/// The right to check a service, held by one at a time.
+#[derive(Debug)]
+pub struct Turn(Arc<Watched>);
+
+impl Turn {
+    /// From here on it is quick re-checks.
+    pub fn confirming(&self) {
+        self.0.turn.store(CONFIRMING, Ordering::Release);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.turn.store(FREE, Ordering::Release);
+    }
+}
+
+impl Watched {
+    pub fn new(service: Arc<Service>, state: ServiceState, history: History) -> Arc<Self> {
+        Arc::new(Self {
+            hash: name_hash(&service.name),
+            definition: ArcSwap::new(service),
+            turn: AtomicU8::new(FREE),
+            retired: AtomicBool::new(false),
+            pooled: AtomicBool::new(false),
+            unmirrored: AtomicBool::new(false),
+            mirrored_ms: AtomicI64::new(i64::MIN),
+            inner: Mutex::new(Inner { state, history, tally: Tally::default() }),
+        })
+    }
+
+    /// The definition as it is now.
+    pub fn service(&self) -> Arc<Service> {
+        self.definition.load_full()
+    }
+
+    pub(super) fn redefine(&self, service: Arc<Service>) {
+        self.definition.store(service);
+    }
+
+    /// Takes the turn, unless someone has it: then says what they are doing.
+    pub fn take_turn(self: &Arc<Self>) -> Result<Turn, super::counters::SkipCause> {
+        match self.turn.compare_exchange(FREE, RUNNING, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(Turn(self.clone())),
+            Err(CONFIRMING) => Err(super::counters::SkipCause::Confirming),
+            Err(_) => Err(super::counters::SkipCause::Running),
+        }
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// No longer watched: nothing it still reports counts.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        held(&self.inner)
+    }
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who is watched, in order and by name.
+#[derive(Debug, Default)]
+pub struct Roster {
+    pub registry: Arc<Registry>,
+    pub watched: Vec<Arc<Watched>>,
+    by_name: HashMap<ServiceName, Arc<Watched>>,
+    /// Those with the critical flag, active ones only.
+    pub critical: Vec<Arc<Watched>>,
+}
+
+impl Roster {
+    pub fn new(registry: Arc<Registry>, watched: Vec<Arc<Watched>>) -> Self {
+        let by_name = watched.iter().map(|watched| (watched.service().name.clone(), watched.clone())).collect();
+        let critical = watched
+            .iter()
+            .filter(|watched| {
+                let service = watched.service();
+                service.critical && service.active
+            })
+            .cloned()
+            .collect();
+        Self { registry, watched, by_name, critical }
+    }
+
+    pub fn find(&self, name: &ServiceName) -> Option<&Arc<Watched>> {
+        self.by_name.get(name)
+    }
+}
+
+/// How the critical services stand.
+#[derive(Debug, Clone)]
+pub struct CriticalView {
+    pub word: &'static str,
+    pub issues: usize,
+    /// In registry order.
+    pub statuses: Vec<(ServiceName, Status)>,
+}
+
+/// State of every service and the counts over them.
+#[derive(Debug, Default)]
+pub struct Live {
+    roster: ArcSwap<Roster>,
+    counts: Mutex<StatusCounts>,
+    alerts: Mutex<BTreeMap<String, Arc<Alert>>>,
+    /// Alerts that resolved since the mirror last looked, so that Redis hears of their end.
+    pub(super) ended_alerts: Mutex<Vec<Arc<Alert>>>,
+    pub events: Recent,
+    last_incident: Mutex<Option<Outage>>,
+    window: Mutex<FleetWindow>,
+    /// Rises with every check and change: lists carry it as their tag.
+    generation: AtomicU64,
+    /// Rises when a status or the roster changes.
+    status_generation: AtomicU64,
+    /// Rises when an alert changes.
+    alert_generation: AtomicU64,
+    critical: Mutex<Option<(u64, Arc<CriticalView>)>>,
+    uptime: Mutex<Option<(Instant, f64)>>,
+}
+
+impl Live {
+    pub fn roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
+    }
+
+    /// Puts another roster in place, and counts its services anew.
+    pub(super) fn replace_roster(&self, roster: Roster) {
+        let mut counts = held(&self.counts);
+        *counts = StatusCounts::default();
+        for watched in &roster.watched {
+            counts.add(watched.lock().state.status);
+        }
+        self.roster.store(Arc::new(roster));
+        drop(counts);
+        self.touch(true);
+    }
+
+    pub fn find(&self, name: &ServiceName) -> Option<Arc<Watched>> {
+        self.roster.load().find(name).cloned()
+    }
+
+    fn touch(&self, status: bool) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        if status {
+            self.status_generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts a service's new state in place, with the check that made it.
+    pub(super) fn apply(&self, watched: &Watched, state: ServiceState, check: Option<Check>) {
+        if watched.is_retired() {
+            return;
+        }
+        let hold = watched.service().hold();
+        let mut inner = watched.lock();
+        let (from, to) = (inner.state.status, state.status);
+        match (&inner.state.outage, &state.outage) {
+            (None, Some(opened)) => inner.history.open_outage(opened.started),
+            (Some(_), None) => inner.history.close_outage(state.last_check.unwrap_or_default()),
+            _ => {}
+        }
+        inner.state = state;
+        if let Some(check) = check {
+            inner.tally.count(Some(check.status), check.reason, check.response_us);
+            held(&self.window).record(check.at_ms, check.status == Status::Healthy, check.response_us);
+            inner.history.record(check, hold);
+        }
+        if from != to {
+            // Under the service's lock, so that a count never misses or doubles a change.
+            let mut counts = held(&self.counts);
+            counts.remove(from);
+            counts.add(to);
+        }
+        drop(inner);
+        self.touch(from != to);
+    }
+
+    /// The true outcome of a check that was judged before its answer came.
+    pub(super) fn amend(&self, watched: &Watched, state: ServiceState, check: Check) {
+        let mut inner = watched.lock();
+        inner.state = state;
+        inner.history.amend(check);
+        drop(inner);
+        self.touch(false);
+    }
+
+    /// A check that said nothing about its target.
+    pub(super) fn inconclusive(&self, watched: &Watched, seen: &Observation) {
+        let reason = seen.reply.as_ref().map_or_else(|failure| failure.reason, |_| Reason::Inconclusive);
+        watched.lock().tally.count(None, reason, None);
+    }
+
+    pub(super) fn put_alert(&self, alert: Alert) {
+        let alert = Arc::new(alert);
+        let mut alerts = held(&self.alerts);
+        if alert.is_active() {
+            alerts.insert(alert.id.clone(), alert);
+        } else {
+            alerts.remove(&alert.id);
+            held(&self.ended_alerts).push(alert);
+        }
+        drop(alerts);
+        self.alert_generation.fetch_add(1, Ordering::AcqRel);
+        self.touch(false);
+    }
+
+    pub(super) fn alert_generation(&self) -> u64 {
+        self.alert_generation.load(Ordering::Acquire)
+    }
+
+    /// The active list, worst first, then oldest first.
+    pub fn alerts(&self) -> Vec<Arc<Alert>> {
+        let mut list: Vec<Arc<Alert>> = held(&self.alerts).values().cloned().collect();
+        list.sort_by(|a, b| {
+            b.severity.cmp(&a.severity).then(a.triggered_at.cmp(&b.triggered_at)).then_with(|| a.id.cmp(&b.id))
+        });
+        list
+    }
+
+    pub fn alert_count(&self) -> usize {
+        held(&self.alerts).len()
+    }
+
+    /// Alerts on the active list by severity and type.
+    pub fn alert_tally(&self) -> BTreeMap<(Severity, AlertType), usize> {
+        let mut tally = BTreeMap::new();
+        for alert in held(&self.alerts).values() {
+            *tally.entry((alert.severity, alert.kind)).or_default() += 1;
+        }
+        tally
+    }
+
+    /// Notes an outage of a critical service if it is the latest.
+    pub(super) fn note_incident(&self, outage: &Outage) {
+        let mut last = held(&self.last_incident);
+        if outage.critical && last.as_ref().is_none_or(|last| last.started <= outage.started) {
+            *last = Some(outage.clone());
+        }
+    }
+
+    /// The latest outage of a critical service, open or closed.
+    pub fn last_incident(&self) -> Option<Outage> {
+        held(&self.last_incident).clone()
+    }
+
+    pub fn counts(&self) -> StatusCounts {
+        *held(&self.counts)
+    }
+
+    /// How the critical services stand; made anew only when a status has changed.
+    pub fn critical(&self) -> Arc<CriticalView> {
+        let generation = self.status_generation.load(Ordering::Acquire);
+        let mut cached = held(&self.critical);
+        if let Some((of, view)) = &*cached
+            && *of == generation
+        {
+            return view.clone();
+        }
+        let roster = self.roster();
+        let statuses: Vec<(ServiceName, Status)> = roster
+            .critical
+            .iter()
+            .map(|watched| (watched.service().name.clone(), watched.lock().state.status))
+            .collect();
+        let issues = statuses.iter().filter(|(_, status)| *status != Status::Healthy).count();
+        let view = Arc::new(CriticalView { word: critical_word(issues, statuses.len()), issues, statuses });
+        *cached = Some((generation, view.clone()));
+        view
+    }
+
+    /// Smallest uptime among critical services that have data, in percent; 100 without any. At most a second old.
+    pub fn system_uptime(&self, now: DateTime<Utc>) -> f64 {
+        let mut cached = held(&self.uptime);
+        if let Some((at, percent)) = *cached
+            && at.elapsed() < FLEET_FRESHNESS
+        {
+            return percent;
+        }
+        let roster = self.roster();
+        let uptimes = roster.critical.iter().filter_map(|watched| watched.lock().history.parts(now).uptime_percent());
+        let percent = uptimes.fold(100.0, f64::min);
+        *cached = Some((Instant::now(), percent));
+        percent
+    }
+
+    /// Counts and response times of the last day over all services, and checks in the last minute.
+    pub fn day(&self, now: DateTime<Utc>) -> (Counts, Pool, u64) {
+        held(&self.window).day(now)
+    }
+
+    pub(super) fn absorb(&self, history: &History) {
+        held(&self.window).absorb(history);
+    }
+}

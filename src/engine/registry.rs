@@ -1,0 +1,152 @@
+//! Puts another registry in force while everything runs: exactly what differs is changed, nobody else's checks move
+//! (CONTRACT.md 5.2).
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::Engine;
+use super::commit::Transition;
+use super::live::{Roster, Watched};
+use crate::domain::outage::Outage;
+use crate::domain::registry::Registry;
+use crate::domain::service::{Connection, Probe, Service, ServiceName};
+use crate::domain::state::ServiceState;
+use crate::domain::window::History;
+
+/// What a change of the registry came to, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RosterChange {
+    pub added: Vec<ServiceName>,
+    pub changed: Vec<ServiceName>,
+    pub removed: Vec<ServiceName>,
+}
+
+/// How the latest reload went.
+#[derive(Debug, Clone)]
+pub struct ReloadOutcome {
+    pub at: DateTime<Utc>,
+    /// Where the file is wrong, if it is.
+    pub error: Option<String>,
+}
+
+/// The latest reload.
+#[derive(Debug, Default)]
+pub struct ReloadLog(Mutex<Option<ReloadOutcome>>);
+
+impl ReloadLog {
+    pub fn note(&self, outcome: ReloadOutcome) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    }
+
+    pub fn latest(&self) -> Option<ReloadOutcome> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Engine {
+    /// Puts `registry` in force. `restored` supplies what is known of services that are new to this process.
+    pub async fn watch(
+        self: &Arc<Self>,
+        registry: Registry,
+        mut restored: impl FnMut(&ServiceName) -> Option<(ServiceState, History)>,
+    ) -> RosterChange {
+        let before = self.live.roster();
+        let mut change = RosterChange::default();
+        let mut transition = Transition::default();
+        let mut to_schedule = Vec::new();
+        let mut watched_now = Vec::with_capacity(registry.services().len());
+        for service in registry.services() {
+            let watched = match before.find(&service.name) {
+                Some(watched) => {
+                    if redefine(watched, service, &mut transition) {
+                        change.changed.push(service.name.clone());
+                        to_schedule.push(watched.clone());
+                    }
+                    watched.clone()
+                }
+                None => {
+                    change.added.push(service.name.clone());
+                    let (mut state, history) = restored(&service.name).unwrap_or_default();
+                    if !service.active {
+                        state = state.forget_verdict();
+                    }
+                    let watched = Watched::new(service.clone(), state, history);
+                    to_schedule.push(watched.clone());
+                    watched
+                }
+            };
+            watched_now.push(watched);
+        }
+        let names: HashSet<&ServiceName> = registry.services().iter().map(|service| &service.name).collect();
+        let gone: Vec<Arc<Watched>> =
+            before.watched.iter().filter(|watched| !names.contains(&watched.service().name)).cloned().collect();
+        self.share_pool(&watched_now);
+        self.live.replace_roster(Roster::new(Arc::new(registry), watched_now));
+
+        let now = self.clock.now();
+        let roster = self.live.roster();
+        let committed = {
+            let mut judge = self.judge();
+            for watched in &gone {
+                watched.retire();
+                let name = watched.service().name.clone();
+                transition.outages.extend(watched.lock().state.outage.clone().map(|outage| Outage {
+                    ended: Some(now),
+                    resolution_notes: Some("Service removed".to_owned()),
+                    ..outage
+                }));
+                let decided = self.decided(judge.forget(self.bench(&roster.registry, now), &name), now);
+                transition.alerts.extend(decided.alerts);
+                transition.owed.extend(decided.owed);
+                transition.withdrawn.extend(decided.withdrawn);
+                transition.beside.removed.push(name.clone());
+                self.mirror.forget(name.clone());
+                change.removed.push(name);
+            }
+            self.commit.transition(transition)
+        };
+        if !(gone.is_empty() && change.changed.is_empty()) {
+            let _ = committed.await;
+        }
+        for watched in to_schedule.iter().filter(|watched| watched.service().active) {
+            self.scheduler.add(watched);
+            self.mirror.touch(watched);
+            // A streak that was being confirmed when the last run ended is confirmed now.
+            let service = watched.service();
+            if watched.lock().state.wants_confirmation(&service, &self.config.outage, 0) {
+                self.start_check(watched.clone(), crate::domain::observation::Kind::Confirm, None);
+            }
+        }
+        change
+    }
+
+    /// Who may keep a connection: the first so many that want one. Beyond the bound probes use fresh connections.
+    fn share_pool(&self, watched: &[Arc<Watched>]) {
+        let mut left = self.config.pooled_connections;
+        for watched in watched {
+            let Probe::Http(probe) = &watched.service().probe;
+            let pooled = probe.connection == Connection::Reuse && left > 0;
+            watched.pooled.store(pooled, Ordering::Relaxed);
+            left -= usize::from(pooled);
+        }
+    }
+}
+
+/// Gives `watched` its new definition; `false` when it is the old one.
+fn redefine(watched: &Arc<Watched>, service: &Arc<Service>, transition: &mut Transition) -> bool {
+    let old = watched.service();
+    // Being named on the critical path, or depended on, is the registry's and needs no change here.
+    if old.fingerprint == service.fingerprint {
+        return false;
+    }
+    watched.redefine(service.clone());
+    if old.url != service.url || !service.active {
+        let state = watched.lock().state.forget_verdict();
+        transition.states.push((watched.clone(), state, None));
+    }
+    true
+}

@@ -1,0 +1,192 @@
+//! Takes up where the last run ended: states, streaks, outages, alerts, cooldowns, owed messages, events, 24 h of numbers.
+//!
+//! Records are the truth. What they lack of routine checks is read back from the check log; a service they do not know,
+//! or know less of, is asked for in Redis, which never overrules what is newer here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::commit::Transition;
+use super::{Engine, RosterChange};
+use crate::domain::alert::Told;
+use crate::domain::check::{Check, name_hash};
+use crate::domain::judge::Judge;
+use crate::domain::registry::Registry;
+use crate::domain::service::{Service, ServiceName};
+use crate::domain::state::ServiceState;
+use crate::domain::window::{History, WINDOW};
+use crate::store::StoreError;
+use crate::store::records::Restored;
+
+/// Longest time a start waits for what Redis remembers: our choice, so that serving begins within 2 s of the start.
+const RECALL_DEADLINE: Duration = Duration::from_millis(700);
+/// Services asked for in one pipeline: our choice.
+const RECALLED_TOGETHER: usize = 100;
+
+impl Engine {
+    /// Restores everything and starts watching `registry`.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn restore(self: &Arc<Self>, registry: Registry) -> Result<RosterChange, StoreError> {
+        let now = self.clock.now();
+        let recent = self.config.alert.cooldown.max(self.config.alert.error_rate_window);
+        let mut stored = self.records.restore(now - recent).await?;
+        let mut known: HashMap<ServiceName, (ServiceState, History)> = HashMap::new();
+        for service in registry.services() {
+            let state = stored.states.remove(&service.name).unwrap_or_default();
+            let history = stored.histories.get(&service.name).map(|(history, _)| history.clone()).unwrap_or_default();
+            known.insert(service.name.clone(), (state, history));
+        }
+        self.replay(&registry, &mut known, &stored).await?;
+        self.recall(&registry, &mut known).await;
+
+        for (_, history) in known.values() {
+            self.live.absorb(history);
+        }
+        self.resume(&registry, &known, stored);
+        Ok(self.watch(registry, |name| known.remove(name)).await)
+    }
+
+    /// Adds the checks of the log that a saved history does not hold.
+    async fn replay(
+        &self,
+        registry: &Registry,
+        known: &mut HashMap<ServiceName, (ServiceState, History)>,
+        stored: &Restored,
+    ) -> Result<(), StoreError> {
+        let window_start = (self.clock.now() - WINDOW).timestamp_millis();
+        let by_hash: HashMap<u64, &Arc<Service>> =
+            registry.services().iter().map(|service| (name_hash(&service.name), service)).collect();
+        let saved = |name: &ServiceName| stored.histories.get(name).map_or(window_start, |(_, rolled_ms)| *rolled_ms);
+        let since = registry.services().iter().map(|service| saved(&service.name)).min().unwrap_or(window_start);
+        let mut after = 0;
+        loop {
+            let page = self.records.check_log(since.max(window_start), after).await?;
+            for (hash, check) in page.checks {
+                let Some(service) = by_hash.get(&hash) else { continue };
+                if check.at_ms <= saved(&service.name) {
+                    continue;
+                }
+                if let Some((state, history)) = known.get_mut(&service.name) {
+                    replay_one(service, state, history, check);
+                }
+            }
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        // The outages of a streak were committed with it; the log only knows checks.
+        for (state, history) in known.values_mut() {
+            if let Some(outage) = &state.outage {
+                history.open_outage(outage.started);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks Redis about services that records know nothing of, or less.
+    async fn recall(&self, registry: &Registry, known: &mut HashMap<ServiceName, (ServiceState, History)>) {
+        let Some(redis) = self.mirror.redis() else { return };
+        let asking = async {
+            let names: Vec<ServiceName> = registry.services().iter().map(|service| service.name.clone()).collect();
+            for names in names.chunks(RECALLED_TOGETHER) {
+                for (name, remembered) in redis.recall(names).await? {
+                    let (Some((state, history)), Some(service)) = (known.get_mut(&name), registry.find(&name)) else {
+                        continue;
+                    };
+                    if state.last_check.is_none() && remembered.state.last_check.is_some() {
+                        *state = remembered.state;
+                        for check in remembered.checks {
+                            history.record(check, service.hold());
+                        }
+                    }
+                }
+            }
+            Ok::<(), crate::store::redis::RedisError>(())
+        };
+        match tokio::time::timeout(RECALL_DEADLINE, asking).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "nothing read back from Redis"),
+            Err(_) => tracing::info!("Redis answers slowly: starting from records alone"),
+        }
+    }
+
+    /// Alerts, owed messages, events and the latest incident.
+    fn resume(&self, registry: &Registry, known: &HashMap<ServiceName, (ServiceState, History)>, stored: Restored) {
+        let now = self.clock.now();
+        let (living, gone): (Vec<_>, Vec<_>) = stored
+            .living_alerts
+            .into_iter()
+            .partition(|alert| alert.component.service().is_none_or(|name| registry.find(name).is_some()));
+        for alert in &living {
+            self.live.put_alert(alert.clone());
+        }
+        // Messages that were taken back a moment before the end, and whose rows were still there.
+        let held_back = |id: &str| living.iter().any(|alert| alert.id == id && alert.told == Told::No);
+        let (stale, owed): (Vec<_>, Vec<_>) = stored.owed.into_iter().partition(|row| held_back(&row.notice.alert.id));
+        self.outbox.owe(owed);
+        self.settle(stale.into_iter().map(|row| row.id).collect());
+
+        let mut judge =
+            Judge::restore(living.iter().chain(&gone).cloned().collect(), &stored.recent_alerts, stored.sequences);
+        for service in registry.services() {
+            if let Some((state, _)) = known.get(&service.name) {
+                judge.recall(service, state);
+            }
+        }
+        let mut transition = Transition::default();
+        for alert in &gone {
+            // Its service was taken out of the file while nobody was looking.
+            if let Some(name) = alert.component.service() {
+                let decided = self.decided(judge.forget(self.bench(registry, now), name), now);
+                transition.alerts.extend(decided.alerts);
+                transition.owed.extend(decided.owed);
+            }
+        }
+        for (name, state) in &stored.states {
+            if let Some(outage) = &state.outage {
+                transition.outages.push(crate::domain::outage::Outage {
+                    ended: Some(now),
+                    resolution_notes: Some("Service removed".to_owned()),
+                    ..outage.clone()
+                });
+            }
+            transition.beside.removed.push(name.clone());
+        }
+        *self.judge() = judge;
+        let next = stored.events.last().map_or(1, |event| event.sequence + 1);
+        self.next_event.store(next, Ordering::Relaxed);
+        for event in stored.events {
+            self.live.events.push(event);
+        }
+        if let Some(outage) = &stored.last_incident {
+            self.live.note_incident(outage);
+        }
+        drop(self.commit.transition(transition));
+    }
+}
+
+/// Adds one check of the log to what was saved.
+fn replay_one(service: &Service, state: &mut ServiceState, history: &mut History, check: Check) {
+    use crate::domain::status::Status;
+    if state.last_check.is_none_or(|last| check.at() > last) {
+        state.last_check = Some(check.at());
+        state.status = check.status;
+        state.reason = check.reason;
+        state.response_us = check.response_us;
+        state.http_status = check.http_status;
+        state.consecutive_failures = check.consecutive_failures();
+        state.consecutive_successes = check.consecutive_successes();
+        state.issues = check.error.iter().map(ToString::to_string).collect();
+        state.error_message = check.error.as_deref().map(str::to_owned);
+        state.sequence += 1;
+        if let (Status::Unhealthy, Some(streak)) = (check.status, &mut state.failing) {
+            streak.count += 1;
+        }
+    }
+    history.record(check, service.hold());
+}

@@ -1,0 +1,104 @@
+//! Channels: deliver one notification, say what came of it. Whom to tell, when, and again is the outbox's business.
+
+pub mod webhook;
+
+use std::time::Duration;
+
+use crate::domain::alert::Severity;
+use crate::domain::notification::{NoticeKind, Notification};
+
+/// Settings of the channels: section `[notify]`.
+#[derive(Debug, Clone)]
+pub struct NotifyConfig {
+    pub webhook: Option<webhook::WebhookConfig>,
+    pub min_severity: Severity,
+    /// Changes of one alert this close together go out as one.
+    pub group_wait: Duration,
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+    /// A receiver away for longer gets each alert's final state instead of every step.
+    pub merge_after: Duration,
+}
+
+/// One message on its way: the row, and what belongs to this attempt only.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub notification: Notification,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// How many rows this message stands for.
+    pub merged: usize,
+}
+
+/// Why a receiver did not take a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeliveryError {
+    /// No connection, no answer, or it asks for patience.
+    #[error("{detail}")]
+    Away { detail: String, retry_after: Option<Duration>, unreachable: bool },
+    /// It answered that it does not want it.
+    #[error("refused with HTTP {code}")]
+    Refused { code: u16 },
+}
+
+/// A configured channel.
+#[derive(Debug, Clone)]
+pub enum Channel {
+    /// One log line. Always on.
+    Log,
+    Webhook(webhook::Webhook),
+}
+
+impl Channel {
+    /// The word in ids, labels and `/health`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Webhook(_) => "webhook",
+        }
+    }
+
+    /// Hands `message` over.
+    ///
+    /// # Errors
+    /// The receiver is away or refuses; the message stays owed.
+    pub async fn deliver(&self, message: &Message) -> Result<(), DeliveryError> {
+        match self {
+            Self::Log => {
+                write_line(message);
+                Ok(())
+            }
+            Self::Webhook(webhook) => webhook.deliver(message).await,
+        }
+    }
+
+    /// Whether a receiver that was unreachable accepts connections again. Cheap, and never a delivery.
+    pub async fn is_reachable(&self) -> bool {
+        match self {
+            Self::Log => true,
+            Self::Webhook(webhook) => webhook.is_reachable().await,
+        }
+    }
+}
+
+fn write_line(message: &Message) {
+    let notice = &message.notification.notice;
+    let alert = &notice.alert;
+    let component = alert.component.as_str();
+    let severity = alert.severity.as_str();
+    let (alert_id, kind) = (alert.id.as_str(), notice.kind.as_str());
+    if notice.kind == NoticeKind::AlertResolved {
+        tracing::info!(alert.id = alert_id, alert.kind = kind, component, severity, "RESOLVED {}", alert.title);
+    } else {
+        tracing::warn!(
+            alert.id = alert_id,
+            alert.kind = kind,
+            component,
+            severity,
+            impacted = alert.details.impacted.len(),
+            "ALERT {}: {}",
+            alert.title,
+            alert.description
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! Where the time of one HTTP attempt goes, and whether its address is allowed: marks set from inside reqwest's
+//! connector, resolver and TLS, which all run in the task of the request.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::NamedGroup;
+use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::Progress;
+use crate::domain::egress::{EgressPolicy, Trust};
+use crate::domain::observation::Phases;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+tokio::task_local! {
+    /// The attempt that runs in this task.
+    pub(super) static TRACE: Arc<Trace>;
+}
+
+/// One attempt to send one request.
+#[derive(Debug)]
+pub(super) struct Trace {
+    trust: Trust,
+    port: u16,
+    progress: Arc<Progress>,
+    /// Set by the first of two attempts to have a connection: that one carries the request.
+    taken: AtomicBool,
+    marks: Mutex<Marks>,
+}
+
+#[derive(Debug, Default, Clone)]
+pub(super) struct Marks {
+    pub resolving: Option<Instant>,
+    pub resolved: Option<Instant>,
+    /// A new connection was begun; unset on a reused one.
+    pub connecting: Option<Instant>,
+    pub handshake: Option<Instant>,
+    pub connected: Option<Instant>,
+    /// Every address of the host is forbidden; the first of them.
+    pub denied: Option<SocketAddr>,
+    pub unresolved: Option<String>,
+}
+
+impl Trace {
+    pub fn new(trust: Trust, port: u16, progress: Arc<Progress>) -> Arc<Self> {
+        Arc::new(Self { trust, port, progress, taken: AtomicBool::new(false), marks: Mutex::default() })
+    }
+
+    fn set(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn marks(&self) -> Marks {
+        self.set().clone()
+    }
+
+    /// The request goes out now, on a connection that was there.
+    pub fn sent(&self) {
+        let _ = self.progress.0.set(Instant::now());
+    }
+
+    /// No connection was there, a new one is made.
+    pub fn began_connection(&self) -> bool {
+        self.set().connecting.is_some()
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.set().connected.is_some()
+    }
+
+    /// A TCP connection is being waited for.
+    pub fn is_connecting(&self) -> bool {
+        let marks = self.set();
+        marks.connecting.is_some() && marks.handshake.is_none() && marks.connected.is_none()
+    }
+}
+
+impl Marks {
+    /// The phases before the response.
+    pub fn phases(&self) -> Phases {
+        let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
+        Phases {
+            resolve: between(self.resolving, self.resolved),
+            connect: between(self.resolved.or(self.connecting), self.handshake.or(self.connected)),
+            tls: between(self.handshake, self.connected),
+            response: None,
+        }
+    }
+}
+
+fn with_trace(mark: impl FnOnce(&Trace)) {
+    // Outside a request (a connection the pool finishes in the background) there is nothing to mark.
+    let _ = TRACE.try_with(|trace| mark(trace));
+}
+
+/// Marks the beginning and end of each new connection.
+#[derive(Debug, Clone)]
+pub(super) struct Marking;
+
+impl<S> Layer<S> for Marking {
+    type Service = Marked<S>;
+
+    fn layer(&self, inner: S) -> Marked<S> {
+        Marked(inner)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Marked<S>(S);
+
+impl<S, R> Service<R> for Marked<S>
+where
+    S: Service<R, Error = BoxError>,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        with_trace(|trace| {
+            trace.set().connecting.get_or_insert_with(Instant::now);
+        });
+        let connecting = self.0.call(request);
+        Box::pin(async move {
+            let connection = connecting.await?;
+            let mut lost = false;
+            with_trace(|trace| {
+                lost = trace.taken.swap(true, Ordering::Relaxed);
+                if !lost {
+                    trace.set().connected = Some(Instant::now());
+                    trace.sent();
+                }
+            });
+            if lost {
+                // The other attempt carries the request; this one is dropped with it.
+                std::future::pending::<()>().await;
+            }
+            Ok(connection)
+        })
+    }
+}
+
+/// Resolves names without blocking, under the egress rule: only permitted addresses come out.
+#[derive(Debug, Clone)]
+pub(super) struct GuardedResolver {
+    resolver: TokioResolver,
+    egress: Arc<EgressPolicy>,
+}
+
+impl GuardedResolver {
+    pub fn new(egress: Arc<EgressPolicy>) -> Self {
+        let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no resolver configuration on this system: only addresses and /etc/hosts will resolve");
+            TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
+        });
+        let mut builder = builder;
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        let resolver = builder.build().unwrap_or_else(|error| {
+            // Only a TLS set-up can fail here, and plain DNS has none.
+            unreachable!("plain DNS needs no set-up that can fail: {error}")
+        });
+        Self { resolver, egress }
+    }
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let this = self.clone();
+        Box::pin(async move {
+            // A connection finished in the background belongs to no probe any more: the stricter rule.
+            let (trust, port) = TRACE.try_with(|trace| (trace.trust, trace.port)).unwrap_or((Trust::Fenced, 0));
+            with_trace(|trace| {
+                trace.set().resolving.get_or_insert_with(Instant::now);
+            });
+            let found = this.resolver.lookup_ip(name.as_str()).await;
+            with_trace(|trace| {
+                trace.set().resolved.get_or_insert_with(Instant::now);
+            });
+            let addresses: Vec<SocketAddr> = match found {
+                Ok(found) => found.iter().map(|ip| SocketAddr::new(ip, port)).collect(),
+                Err(error) => {
+                    let text = error.to_string();
+                    with_trace(|trace| trace.set().unresolved = Some(text.clone()));
+                    return Err(text.into());
+                }
+            };
+            let permitted: Vec<SocketAddr> =
+                addresses.iter().copied().filter(|address| this.egress.permits(*address, trust)).collect();
+            if let (Some(first), true) = (addresses.first(), permitted.is_empty()) {
+                with_trace(|trace| trace.set().denied = Some(*first));
+                return Err("address not allowed".into());
+            }
+            // Port 0 tells the connector to use the one of the URL.
+            let addresses = permitted.into_iter().map(|address| SocketAddr::new(address.ip(), 0));
+            Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Marks the start of each TLS handshake: the session store is asked when the first message is written. It keeps
+/// nothing, so that every probe with a new connection pays a full handshake, as a new client would.
+#[derive(Debug)]
+pub(super) struct HandshakeMark;
+
+impl HandshakeMark {
+    fn mark() {
+        with_trace(|trace| {
+            trace.set().handshake.get_or_insert_with(Instant::now);
+        });
+    }
+}
+
+impl ClientSessionStore for HandshakeMark {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        Self::mark();
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        Self::mark();
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {}
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        Self::mark();
+        None
+    }
+}

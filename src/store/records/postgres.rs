@@ -1,0 +1,370 @@
+//! Records in PostgreSQL: one connection, made anew when it breaks, every call under a deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rustls::ClientConfig;
+use rustls_platform_verifier::BuilderVerifierExt;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::rows::{self, Raw, json, key};
+use super::{Batch, LogPage, PAGE, Restored, Retention};
+use crate::domain::event::RECENT;
+use crate::store::StoreError;
+
+/// Connecting, and one call: our choice. Longer than a busy server needs, shorter than the detection promise.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// Key of the advisory lock around migrations: the first bytes of the product's name.
+const MIGRATION_LOCK: i64 = 0x6173_2d69_6e66_7261;
+
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/postgres_1.sql")];
+
+/// A handle to the database.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    config: Arc<Config>,
+    /// `None` while disconnected.
+    client: Arc<Mutex<Option<Client>>>,
+    /// `fsync` and `synchronous_commit` are on.
+    safe: Arc<AtomicBool>,
+}
+
+impl Postgres {
+    pub(super) async fn connect(url: &SecretString) -> Result<Self, StoreError> {
+        let mut config: Config = url.expose_secret().parse().map_err(refused)?;
+        config
+            .application_name("as-infrastructure-service")
+            .connect_timeout(CONNECT_DEADLINE)
+            .tcp_user_timeout(CALL_DEADLINE)
+            .keepalives_idle(Duration::from_secs(30));
+        let records = Self { config: Arc::new(config), client: Arc::default(), safe: Arc::new(AtomicBool::new(true)) };
+        let mut client = records.dial().await?;
+        records.migrate(&mut client).await?;
+        let row = client
+            .query_one("SELECT current_setting('fsync'), current_setting('synchronous_commit')", &[])
+            .await
+            .map_err(refused)?;
+        let (fsync, commit): (String, String) = (row.get(0), row.get(1));
+        records.safe.store(fsync == "on" && commit != "off", Ordering::Relaxed);
+        *records.client.lock().await = Some(client);
+        Ok(records)
+    }
+
+    pub(super) fn durability(&self) -> &'static str {
+        if self.safe.load(Ordering::Relaxed) { "power_loss" } else { "crash" }
+    }
+
+    async fn dial(&self) -> Result<Client, StoreError> {
+        let attempt = async {
+            match self.config.get_ssl_mode() {
+                SslMode::Disable => self.dial_plain().await,
+                SslMode::Prefer => match self.dial_tls().await {
+                    // As libpq does: preferred is not required.
+                    Err(error) if is_tls(&error) => {
+                        tracing::warn!("PostgreSQL over TLS failed and sslmode is prefer: connecting without");
+                        self.dial_plain().await
+                    }
+                    tried => tried,
+                },
+                _ => self.dial_tls().await,
+            }
+        };
+        let client = timeout(CONNECT_DEADLINE, attempt)
+            .await
+            .map_err(|_| StoreError::Unavailable("PostgreSQL did not answer within 5 s".into()))?
+            .map_err(refused)?;
+        client.batch_execute("SET statement_timeout = '8s'; SET lock_timeout = '5s'").await.map_err(refused)?;
+        Ok(client)
+    }
+
+    async fn dial_plain(&self) -> Result<Client, tokio_postgres::Error> {
+        let mut config = (*self.config).clone();
+        config.ssl_mode(SslMode::Disable);
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "PostgreSQL connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    async fn dial_tls(&self) -> Result<Client, tokio_postgres::Error> {
+        let tls = match ClientConfig::builder().with_platform_verifier() {
+            Ok(builder) => builder.with_no_client_auth(),
+            Err(error) => {
+                tracing::warn!(%error, "no CA certificates on this system: TLS to PostgreSQL will be refused");
+                ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
+            }
+        };
+        let (client, connection) = self.config.connect(MakeRustlsConnect::new(tls)).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "PostgreSQL connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    /// Brings the schema up to date, one process at a time.
+    async fn migrate(&self, client: &mut Client) -> Result<(), StoreError> {
+        let transaction = client.transaction().await.map_err(refused)?;
+        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await.map_err(refused)?;
+        transaction
+            .batch_execute("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY)")
+            .await
+            .map_err(refused)?;
+        let row = transaction
+            .query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[])
+            .await
+            .map_err(refused)?;
+        let (found, known): (i64, i64) = (row.get(0), MIGRATIONS.len() as i64);
+        if found > known {
+            return Err(StoreError::Newer { found, known });
+        }
+        for (version, migration) in (1i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+            transaction.batch_execute(migration).await.map_err(refused)?;
+            transaction.execute("INSERT INTO schema_version VALUES ($1)", &[&version]).await.map_err(refused)?;
+        }
+        transaction.commit().await.map_err(refused)
+    }
+
+    /// Runs `work` on a live connection, under the deadline. A connection that failed is not used again.
+    async fn call<T>(&self, work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let late = || StoreError::Unavailable("PostgreSQL did not answer within 10 s".into());
+        let mut held = timeout(CALL_DEADLINE, self.client.lock()).await.map_err(|_| late())?;
+        let mut client = match held.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => self.dial().await?,
+        };
+        let result = timeout(CALL_DEADLINE, work(&mut client)).await.map_err(|_| late())?;
+        if result.is_ok() {
+            *held = Some(client);
+        }
+        result
+    }
+
+    pub(super) async fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.call(async |client| {
+            let transaction = client.transaction().await.map_err(refused)?;
+            write(&transaction, batch).await?;
+            transaction.commit().await.map_err(refused)
+        })
+        .await
+    }
+
+    pub(super) async fn restore(&self, recent_since: DateTime<Utc>) -> Result<Restored, StoreError> {
+        self.call(async |client| raw(client, recent_since).await.map_err(refused)).await?.read()
+    }
+
+    pub(super) async fn check_log(&self, since_ms: i64, after: i64) -> Result<LogPage, StoreError> {
+        self.call(async |client| {
+            let blobs = client
+                .query(
+                    "SELECT mark, from_ms, checks FROM check_log WHERE mark > $1 AND to_ms > $2 ORDER BY mark LIMIT $3",
+                    &[&after, &since_ms, &PAGE],
+                )
+                .await
+                .map_err(refused)?;
+            let next = blobs.last().map(|row| row.get(0));
+            let checks = blobs.iter().flat_map(|row| rows::decode(row.get(0), row.get(1), row.get(2))).collect();
+            Ok(LogPage { checks, next })
+        })
+        .await
+    }
+
+    pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
+        self.call(async |client| {
+            let mut deleted = client
+                .execute(
+                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < $1 LIMIT $2)",
+                    &[&retention.checks_before.timestamp_millis(), &PAGE],
+                )
+                .await
+                .map_err(refused)?;
+            if let Some(before) = retention.outages_before {
+                let before = before.timestamp_millis();
+                for statement in [
+                    "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < $1 LIMIT $2)",
+                    "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < $1 LIMIT $2)",
+                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < $1 LIMIT $2)",
+                ] {
+                    deleted += client.execute(statement, &[&before, &PAGE]).await.map_err(refused)?;
+                }
+            }
+            Ok(deleted > 0)
+        })
+        .await
+    }
+}
+
+async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> Result<(), StoreError> {
+    if !batch.removed.is_empty() {
+        let names: Vec<String> = batch.removed.iter().map(key).collect();
+        for table in ["service_state", "service_history"] {
+            let statement = format!("DELETE FROM {table} WHERE name = ANY($1)");
+            transaction.execute(&statement, &[&names]).await.map_err(refused)?;
+        }
+    }
+    if !batch.states.is_empty() {
+        let mut columns: (Vec<String>, Vec<String>) = Default::default();
+        for (name, state) in &batch.states {
+            columns.0.push(key(name));
+            columns.1.push(json("state", state)?);
+        }
+        transaction
+            .execute(
+                "INSERT INTO service_state (name, state) SELECT * FROM unnest($1::text[], $2::text[])
+                 ON CONFLICT (name) DO UPDATE SET state = excluded.state",
+                &[&columns.0, &columns.1],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    if !batch.histories.is_empty() {
+        let names: Vec<String> = batch.histories.iter().map(|(name, _, _)| key(name)).collect();
+        let rolled: Vec<i64> = batch.histories.iter().map(|(_, _, rolled)| *rolled).collect();
+        let texts: Vec<&str> = batch.histories.iter().map(|(_, text, _)| text.as_str()).collect();
+        transaction
+            .execute(
+                "INSERT INTO service_history (name, rolled_ms, history)
+                 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+                 ON CONFLICT (name) DO UPDATE SET rolled_ms = excluded.rolled_ms, history = excluded.history",
+                &[&names, &rolled, &texts],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    for outage in batch.outages.values() {
+        transaction
+            .execute(
+                "INSERT INTO outages (id, service, started_ms, ended_ms, critical, outage) VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (id) DO UPDATE SET ended_ms = excluded.ended_ms, outage = excluded.outage",
+                &[
+                    &outage.id.to_string(),
+                    &key(&outage.service),
+                    &outage.started.timestamp_millis(),
+                    &outage.ended.map(|at| at.timestamp_millis()),
+                    &outage.critical,
+                    &json("outage", outage)?,
+                ],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    for alert in batch.alerts.values() {
+        let component = json("component", &alert.component)?;
+        let sequence = i64::try_from(alert.sequence).unwrap_or(i64::MAX);
+        let status = if alert.is_active() { "active" } else { "resolved" };
+        transaction
+            .execute(
+                "INSERT INTO alerts (id, component, status, triggered_ms, resolved_ms, sequence, alert)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)
+                 ON CONFLICT (id) DO UPDATE SET status = excluded.status, resolved_ms = excluded.resolved_ms,
+                     sequence = excluded.sequence, alert = excluded.alert",
+                &[
+                    &alert.id,
+                    &component,
+                    &status,
+                    &alert.triggered_at.timestamp_millis(),
+                    &alert.resolved_at.map(|at| at.timestamp_millis()),
+                    &sequence,
+                    &json("alert", alert)?,
+                ],
+            )
+            .await
+            .map_err(refused)?;
+        transaction
+            .execute(
+                "INSERT INTO sequences (component, sequence) VALUES ($1, $2)
+                 ON CONFLICT (component) DO UPDATE SET sequence = greatest(sequences.sequence, excluded.sequence)",
+                &[&component, &sequence],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    for notification in &batch.owed {
+        transaction
+            .execute(
+                "INSERT INTO outbox (id, notification) VALUES ($1, $2)
+                 ON CONFLICT (id) DO UPDATE SET notification = excluded.notification",
+                &[&notification.id, &json("notification", notification)?],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    if !batch.settled.is_empty() {
+        transaction.execute("DELETE FROM outbox WHERE id = ANY($1)", &[&batch.settled]).await.map_err(refused)?;
+    }
+    if !batch.dead.is_empty() {
+        transaction
+            .execute("UPDATE outbox SET dead = true WHERE id = ANY($1)", &[&batch.dead])
+            .await
+            .map_err(refused)?;
+    }
+    for event in &batch.events {
+        transaction
+            .execute(
+                "INSERT INTO events (sequence, at_ms, event) VALUES ($1, $2, $3)
+                 ON CONFLICT (sequence) DO UPDATE SET event = excluded.event",
+                &[&event.sequence, &event.at.timestamp_millis(), &json("event", event)?],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    for checks in &batch.checks {
+        transaction
+            .execute(
+                "INSERT INTO check_log (from_ms, to_ms, count, checks) VALUES ($1, $2, $3, $4)",
+                &[&checks.from_ms, &checks.to_ms, &i32::try_from(checks.count).unwrap_or(i32::MAX), &checks.blob],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    Ok(())
+}
+
+async fn raw(client: &Client, recent_since: DateTime<Utc>) -> Result<Raw, tokio_postgres::Error> {
+    let texts = async |sql: &str, values: &[&(dyn tokio_postgres::types::ToSql + Sync)]| {
+        let rows = client.query(sql, values).await?;
+        Ok::<Vec<String>, tokio_postgres::Error>(rows.iter().map(|row| row.get(0)).collect())
+    };
+    let mut events = texts("SELECT event FROM events ORDER BY sequence DESC LIMIT $1", &[&(RECENT as i64)]).await?;
+    events.reverse();
+    let states = client.query("SELECT name, state FROM service_state", &[]).await?;
+    let histories = client.query("SELECT name, history, rolled_ms FROM service_history", &[]).await?;
+    let sequences = client.query("SELECT component, sequence FROM sequences", &[]).await?;
+    Ok(Raw {
+        states: states.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        histories: histories.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(),
+        living: texts("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[]).await?,
+        recent: texts(
+            "SELECT alert FROM alerts WHERE status = 'resolved' AND resolved_ms >= $1 ORDER BY resolved_ms",
+            &[&recent_since.timestamp_millis()],
+        )
+        .await?,
+        sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        last_incident: texts("SELECT outage FROM outages WHERE critical ORDER BY started_ms DESC LIMIT 1", &[])
+            .await?
+            .pop(),
+        owed: texts("SELECT notification FROM outbox WHERE NOT dead ORDER BY position", &[]).await?,
+        events,
+    })
+}
+
+fn is_tls(error: &tokio_postgres::Error) -> bool {
+    // The crate names its kinds in the text only.
+    error.to_string().contains("TLS")
+}
+
+fn refused(error: tokio_postgres::Error) -> StoreError {
+    StoreError::Unavailable(error.into())
+}

@@ -1,0 +1,85 @@
+//! What a row holds, the same in both homes: columns for what is searched by, JSON for the rest.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Restored;
+use crate::domain::alert::Component;
+use crate::domain::check::CheckBatch;
+use crate::domain::service::ServiceName;
+use crate::store::StoreError;
+
+/// JSON of a value of ours.
+pub(super) fn json<T: Serialize>(what: &'static str, value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Corrupt { what, source })
+}
+
+pub(super) fn parse<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|source| StoreError::Corrupt { what, source })
+}
+
+/// The key of a service: names are unique ignoring case.
+pub(super) fn key(name: &ServiceName) -> String {
+    name.as_str().to_ascii_lowercase()
+}
+
+/// The text columns a restore reads, in both homes; JSON and keys are turned into values here.
+#[derive(Default)]
+pub(super) struct Raw {
+    pub states: Vec<(String, String)>,
+    pub histories: Vec<(String, String, i64)>,
+    pub living: Vec<String>,
+    pub recent: Vec<String>,
+    pub sequences: Vec<(String, i64)>,
+    pub last_incident: Option<String>,
+    pub owed: Vec<String>,
+    pub events: Vec<String>,
+}
+
+impl Raw {
+    pub fn read(self) -> Result<Restored, StoreError> {
+        let mut restored = Restored::default();
+        for (name, state) in &self.states {
+            if let Ok(name) = ServiceName::new(name) {
+                restored.states.insert(name, parse("service state", state)?);
+            }
+        }
+        for (name, history, rolled_ms) in &self.histories {
+            // What was remembered of checks is not worth a start that fails: the log fills it again.
+            match (ServiceName::new(name), parse("check history", history)) {
+                (Ok(name), Ok(history)) => {
+                    restored.histories.insert(name, (history, *rolled_ms));
+                }
+                (_, Err(error)) => tracing::warn!(service.name = %name, %error, "history left out"),
+                _ => {}
+            }
+        }
+        restored.living_alerts = list("alert", &self.living)?;
+        restored.recent_alerts = list("alert", &self.recent)?;
+        restored.last_incident = self.last_incident.as_deref().map(|text| parse("outage", text)).transpose()?;
+        restored.owed = list("notification", &self.owed)?;
+        restored.events = list("event", &self.events)?;
+        restored.sequences = self
+            .sequences
+            .iter()
+            .map(|(component, sequence)| {
+                Ok((parse::<Component>("component", component)?, u64::try_from(*sequence).unwrap_or(0)))
+            })
+            .collect::<Result<HashMap<_, _>, StoreError>>()?;
+        Ok(restored)
+    }
+}
+
+fn list<T: DeserializeOwned>(what: &'static str, texts: &[String]) -> Result<Vec<T>, StoreError> {
+    texts.iter().map(|text| parse(what, text)).collect()
+}
+
+/// The checks of a log blob; one that is not ours is left out and said aloud.
+pub(super) fn decode(mark: i64, from_ms: i64, blob: &[u8]) -> Vec<(u64, crate::domain::check::Check)> {
+    CheckBatch::decode(from_ms, blob).unwrap_or_else(|| {
+        tracing::warn!(mark, "a piece of the check log is unreadable and was left out");
+        Vec::new()
+    })
+}

@@ -1,0 +1,301 @@
+//! Records in an embedded SQLite file: the default, in this process, on a thread of its own.
+//!
+//! WAL with `synchronous=FULL` on the only writer: a commit survives a power cut. Why not NORMAL for routine checks on a
+//! second connection: they are one small row a second, so one sync a second is all they cost.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use tokio::sync::oneshot;
+
+use super::rows::{self, Raw, json, key};
+use super::{Batch, LogPage, PAGE, Restored, Retention};
+use crate::domain::event::RECENT;
+use crate::store::StoreError;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// A handle to the thread that owns the database.
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    jobs: std::sync::mpsc::Sender<Job>,
+    in_memory: bool,
+    /// Held for as long as the store is used: nobody else may write to the file.
+    _lock: Option<Arc<File>>,
+}
+
+/// Schema versions, oldest first; each is applied once, in one transaction with its number.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/sqlite_1.sql")];
+
+impl Sqlite {
+    pub(super) async fn open(path: Option<PathBuf>) -> Result<Self, StoreError> {
+        let lock = path.as_deref().map(take_hold).transpose()?;
+        let (jobs, inbox) = std::sync::mpsc::channel::<Job>();
+        let (opened, ready) = oneshot::channel();
+        let in_memory = path.is_none();
+        std::thread::Builder::new()
+            .name("records".to_owned())
+            .spawn(move || match connect(path.as_deref()) {
+                Ok(mut connection) => {
+                    let _ = opened.send(Ok(()));
+                    for job in inbox {
+                        job(&mut connection);
+                    }
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                }
+            })
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        ready.await.map_err(|error| StoreError::Unavailable(error.into()))??;
+        Ok(Self { jobs, in_memory, _lock: lock.map(Arc::new) })
+    }
+
+    pub(super) fn in_memory(&self) -> bool {
+        self.in_memory
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _ = answer.send(work(connection));
+        });
+        self.jobs.send(job).map_err(|_| StoreError::Unavailable("the records thread has ended".into()))?;
+        result.await.map_err(|error| StoreError::Unavailable(error.into()))?
+    }
+
+    pub(super) async fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        self.call(move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(refused)?;
+            write(&transaction, &batch)?;
+            transaction.commit().map_err(refused)
+        })
+        .await
+    }
+
+    pub(super) async fn restore(&self, recent_since: DateTime<Utc>) -> Result<Restored, StoreError> {
+        let raw = self.call(move |connection| raw(connection, recent_since).map_err(refused)).await?;
+        raw.read()
+    }
+
+    pub(super) async fn check_log(&self, since_ms: i64, after: i64) -> Result<LogPage, StoreError> {
+        self.call(move |connection| {
+            let mut query = connection
+                .prepare_cached(
+                    "SELECT mark, from_ms, checks FROM check_log WHERE mark > ?1 AND to_ms > ?2 ORDER BY mark LIMIT ?3",
+                )
+                .map_err(refused)?;
+            let blobs = query
+                .query_map(params![after, since_ms, PAGE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .map_err(refused)?
+                .collect::<Result<Vec<(i64, i64, Vec<u8>)>, _>>()
+                .map_err(refused)?;
+            let next = blobs.last().map(|(mark, _, _)| *mark);
+            let checks = blobs.iter().flat_map(|(mark, from_ms, blob)| rows::decode(*mark, *from_ms, blob)).collect();
+            Ok(LogPage { checks, next })
+        })
+        .await
+    }
+
+    pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
+        self.call(move |connection| {
+            let mut deleted = connection
+                .execute(
+                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < ?1 LIMIT ?2)",
+                    params![retention.checks_before.timestamp_millis(), PAGE],
+                )
+                .map_err(refused)?;
+            if let Some(before) = retention.outages_before {
+                let before = before.timestamp_millis();
+                for statement in [
+                    "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < ?1 LIMIT ?2)",
+                    "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < ?1 LIMIT ?2)",
+                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < ?1 LIMIT ?2)",
+                ] {
+                    deleted += connection.execute(statement, params![before, PAGE]).map_err(refused)?;
+                }
+            }
+            if deleted == 0 {
+                connection.execute_batch("PRAGMA incremental_vacuum; PRAGMA optimize").map_err(refused)?;
+            }
+            Ok(deleted > 0)
+        })
+        .await
+    }
+}
+
+/// A lock beside the file that ends with the process, however it ends.
+fn take_hold(path: &Path) -> Result<File, StoreError> {
+    let unavailable =
+        |error: std::io::Error| StoreError::Unavailable(format!("cannot open {}: {error}", path.display()).into());
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(unavailable)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(unavailable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse { place: path.display().to_string() }),
+        Err(std::fs::TryLockError::Error(error)) => Err(unavailable(error)),
+    }
+}
+
+fn connect(path: Option<&Path>) -> Result<Connection, StoreError> {
+    let mut connection = match path {
+        Some(path) => Connection::open(path),
+        None => Connection::open_in_memory(),
+    }
+    .map_err(refused)?;
+    connection
+        .execute_batch(
+            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864;",
+        )
+        .map_err(refused)?;
+    let known = MIGRATIONS.len() as i64;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(refused)?;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        let transaction = connection.transaction().map_err(refused)?;
+        transaction.execute_batch(migration).map_err(refused)?;
+        transaction.pragma_update(None, "user_version", version).map_err(refused)?;
+        transaction.commit().map_err(refused)?;
+    }
+    Ok(connection)
+}
+
+fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError> {
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<(), StoreError> {
+        transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(refused)?;
+        Ok(())
+    };
+    for name in &batch.removed {
+        run("DELETE FROM service_state WHERE name = ?1", &[&key(name)])?;
+        run("DELETE FROM service_history WHERE name = ?1", &[&key(name)])?;
+    }
+    for (name, state) in &batch.states {
+        run(
+            "INSERT OR REPLACE INTO service_state (name, state) VALUES (?1, ?2)",
+            &[&key(name), &json("state", state)?],
+        )?;
+    }
+    for (name, history, rolled_ms) in &batch.histories {
+        run(
+            "INSERT OR REPLACE INTO service_history (name, rolled_ms, history) VALUES (?1, ?2, ?3)",
+            &[&key(name), rolled_ms, history],
+        )?;
+    }
+    for outage in batch.outages.values() {
+        run(
+            "INSERT OR REPLACE INTO outages (id, service, started_ms, ended_ms, critical, outage)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            &[
+                &outage.id.to_string(),
+                &key(&outage.service),
+                &outage.started.timestamp_millis(),
+                &outage.ended.map(|at| at.timestamp_millis()),
+                &outage.critical,
+                &json("outage", outage)?,
+            ],
+        )?;
+    }
+    for alert in batch.alerts.values() {
+        let component = json("component", &alert.component)?;
+        let sequence = i64::try_from(alert.sequence).unwrap_or(i64::MAX);
+        run(
+            "INSERT OR REPLACE INTO alerts (id, component, status, triggered_ms, resolved_ms, sequence, alert)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            &[
+                &alert.id,
+                &component,
+                &(if alert.is_active() { "active" } else { "resolved" }),
+                &alert.triggered_at.timestamp_millis(),
+                &alert.resolved_at.map(|at| at.timestamp_millis()),
+                &sequence,
+                &json("alert", alert)?,
+            ],
+        )?;
+        run(
+            "INSERT INTO sequences (component, sequence) VALUES (?1, ?2)
+             ON CONFLICT (component) DO UPDATE SET sequence = max(sequence, excluded.sequence)",
+            &[&component, &sequence],
+        )?;
+    }
+    for notification in &batch.owed {
+        run(
+            "INSERT INTO outbox (id, notification) VALUES (?1, ?2)
+             ON CONFLICT (id) DO UPDATE SET notification = excluded.notification",
+            &[&notification.id, &json("notification", notification)?],
+        )?;
+    }
+    for id in &batch.settled {
+        run("DELETE FROM outbox WHERE id = ?1", &[id])?;
+    }
+    for id in &batch.dead {
+        run("UPDATE outbox SET dead = 1 WHERE id = ?1", &[id])?;
+    }
+    for event in &batch.events {
+        run(
+            "INSERT OR REPLACE INTO events (sequence, at_ms, event) VALUES (?1, ?2, ?3)",
+            &[&event.sequence, &event.at.timestamp_millis(), &json("event", event)?],
+        )?;
+    }
+    for checks in &batch.checks {
+        run(
+            "INSERT INTO check_log (from_ms, to_ms, count, checks) VALUES (?1, ?2, ?3, ?4)",
+            &[&checks.from_ms, &checks.to_ms, &(checks.count as i64), &checks.blob],
+        )?;
+    }
+    Ok(())
+}
+
+fn raw(connection: &Connection, recent_since: DateTime<Utc>) -> rusqlite::Result<Raw> {
+    let texts = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<Vec<String>> {
+        connection.prepare(sql)?.query_map(values, |row| row.get(0))?.collect()
+    };
+    let mut events = texts("SELECT event FROM events ORDER BY sequence DESC LIMIT ?1", &[&(RECENT as i64)])?;
+    events.reverse();
+    Ok(Raw {
+        states: connection
+            .prepare("SELECT name, state FROM service_state")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?,
+        histories: connection
+            .prepare("SELECT name, history, rolled_ms FROM service_history")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?,
+        living: texts("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[])?,
+        recent: texts(
+            "SELECT alert FROM alerts WHERE status = 'resolved' AND resolved_ms >= ?1 ORDER BY resolved_ms",
+            &[&recent_since.timestamp_millis()],
+        )?,
+        sequences: connection
+            .prepare("SELECT component, sequence FROM sequences")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?,
+        last_incident: connection
+            .query_row("SELECT outage FROM outages WHERE critical ORDER BY started_ms DESC LIMIT 1", [], |row| {
+                row.get(0)
+            })
+            .optional()?,
+        owed: texts("SELECT notification FROM outbox WHERE dead = 0 ORDER BY position", &[])?,
+        events,
+    })
+}
+
+fn refused(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(error.into()),
+        _ => StoreError::Unavailable(error.into()),
+    }
+}
