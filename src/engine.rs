@@ -106,6 +106,8 @@ pub struct Engine {
     permits: Arc<Semaphore>,
     checks: TaskTracker,
     next_event: AtomicI64,
+    /// What to say of records that could not be read at the start.
+    set_aside: std::sync::OnceLock<String>,
     /// No new checks are started.
     draining: CancellationToken,
     /// Checks under way are given up.
@@ -138,6 +140,7 @@ impl Engine {
             permits: Arc::new(Semaphore::new(parts.config.max_concurrent_checks.clamp(1, Semaphore::MAX_PERMITS))),
             checks: TaskTracker::new(),
             next_event: AtomicI64::new(1),
+            set_aside: std::sync::OnceLock::new(),
             draining: CancellationToken::new(),
             cancelled: CancellationToken::new(),
             config: parts.config,

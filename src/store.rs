@@ -62,3 +62,10 @@ pub enum StoreError {
     #[error("stored {what} is unreadable")]
     Corrupt { what: &'static str, source: serde_json::Error },
 }
+
+impl StoreError {
+    /// What is stored cannot be read: no attempt will change that.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::Corrupt { .. })
+    }
+}

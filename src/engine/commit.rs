@@ -108,6 +108,11 @@ impl Commit {
         held(&self.routine).push(service, check);
     }
 
+    /// Checks that wait to be written.
+    pub fn depth(&self) -> usize {
+        held(&self.routine).count
+    }
+
     pub fn trouble(&self) -> Option<Trouble> {
         held(&self.trouble).clone()
     }

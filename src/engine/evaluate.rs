@@ -37,15 +37,22 @@ impl Engine {
         let now = self.clock.now();
         let roster = self.live.roster();
         let trouble = self.commit.trouble().filter(|trouble| trouble.not_durable);
-        let what = trouble.map(|trouble| {
+        let away = trouble.map(|trouble| {
             format!("Records cannot be written since {}: {}", crate::domain::time::Stamp(trouble.since), trouble.error)
         });
+        let what = away.or_else(|| self.set_aside.get().cloned());
         self.decide(|judge| {
             let bench = self.bench(&roster.registry, now);
             let own = judge.own_trouble(bench, Component::Records, what.as_deref());
             (own, judge.on_time(bench))
         })
         .await;
+    }
+
+    /// Says, for as long as this process lives, that it began without what was stored.
+    pub fn say_records_were_set_aside(&self, file: &std::path::Path) {
+        let _ =
+            self.set_aside.set(format!("Damaged records were set aside as {}; history begins anew", file.display()));
     }
 
     /// Judges the error rate of every service that has failed checks in the window or an alert about them.

@@ -17,6 +17,7 @@ use crate::domain::check::{Check, name_hash};
 use crate::domain::histogram::Pool;
 use crate::domain::observation::{Observation, Reason};
 use crate::domain::outage::Outage;
+use crate::domain::policy::DetectionPolicy;
 use crate::domain::registry::Registry;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
@@ -158,12 +159,14 @@ pub struct Roster {
     by_name: HashMap<ServiceName, Arc<Watched>>,
     /// Those with the critical flag, active ones only.
     pub critical: Vec<Arc<Watched>>,
+    /// Critical services whose outage may take longer to be told than is promised, and how long.
+    pub broken_promises: Vec<(ServiceName, Duration)>,
 }
 
 impl Roster {
-    pub fn new(registry: Arc<Registry>, watched: Vec<Arc<Watched>>) -> Self {
+    pub fn new(registry: Arc<Registry>, watched: Vec<Arc<Watched>>, detection: &DetectionPolicy) -> Self {
         let by_name = watched.iter().map(|watched| (watched.service().name.clone(), watched.clone())).collect();
-        let critical = watched
+        let critical: Vec<Arc<Watched>> = watched
             .iter()
             .filter(|watched| {
                 let service = watched.service();
@@ -171,7 +174,12 @@ impl Roster {
             })
             .cloned()
             .collect();
-        Self { registry, watched, by_name, critical }
+        let worst_cases = critical.iter().map(|watched| {
+            let service = watched.service();
+            (service.name.clone(), service.worst_case_detection(detection))
+        });
+        let broken_promises = worst_cases.filter(|(_, worst)| *worst > detection.promise).collect();
+        Self { registry, watched, by_name, critical, broken_promises }
     }
 
     pub fn find(&self, name: &ServiceName) -> Option<&Arc<Watched>> {

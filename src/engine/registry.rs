@@ -85,7 +85,7 @@ impl Engine {
         let gone: Vec<Arc<Watched>> =
             before.watched.iter().filter(|watched| !names.contains(&watched.service().name)).cloned().collect();
         self.share_pool(&watched_now);
-        self.live.replace_roster(Roster::new(Arc::new(registry), watched_now));
+        self.live.replace_roster(Roster::new(Arc::new(registry), watched_now, &self.config.detection));
 
         let now = self.clock.now();
         let roster = self.live.roster();

@@ -54,13 +54,22 @@ pub enum WebhookError {
 }
 
 impl Webhook {
+    /// Whether a webhook can be made of `config`.
+    ///
     /// # Errors
     /// The address is unusable.
-    pub fn new(config: WebhookConfig) -> Result<Self, WebhookError> {
+    pub fn check(config: &WebhookConfig) -> Result<Url, WebhookError> {
         let url = Url::parse(config.url.expose_secret()).map_err(|_| WebhookError::Address)?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(WebhookError::Address);
         }
+        Ok(url)
+    }
+
+    /// # Errors
+    /// The address is unusable, or TLS cannot be set up on this machine.
+    pub fn new(config: WebhookConfig) -> Result<Self, WebhookError> {
+        let url = Self::check(&config)?;
         let client = reqwest::Client::builder()
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .no_proxy()

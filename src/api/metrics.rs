@@ -1,0 +1,185 @@
+//! Rolling numbers as JSON, and the choice between JSON and Prometheus text (CONTRACT.md 9.5).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::error::ApiError;
+use super::health::{find, latest_ms};
+use super::{lists, prometheus};
+use crate::domain::service::ServiceName;
+use crate::domain::time::{Stamp, round2, round6};
+use crate::engine::metrics::{MINUTE, ServiceMetrics, SystemMetrics, availability};
+
+const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Text,
+    OpenMetrics,
+}
+
+#[derive(Serialize)]
+struct MetricsBody {
+    system: SystemMetrics,
+    services: BTreeMap<ServiceName, ServiceMetrics>,
+    timestamp: Stamp,
+    uptime_seconds: u64,
+    custom_metrics: Value,
+}
+
+/// `GET /metrics`: JSON, or text for a scraper that asks for it.
+pub(super) async fn all(
+    State(app): State<ApiState>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let asked = query.iter().find(|(name, _)| name == "format").map(|(_, value)| value.as_str());
+    match format(asked, &headers)? {
+        Format::Json => lists::shared(&app, &headers, "metrics", body).await,
+        Format::Text => exposition(app, false).await,
+        Format::OpenMetrics => exposition(app, true).await,
+    }
+}
+
+/// `GET /metrics/prometheus`: text, whatever is asked for.
+pub(super) async fn text(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let open = matches!(format(None, &headers)?, Format::OpenMetrics);
+    exposition(app, open).await
+}
+
+async fn exposition(app: ApiState, open: bool) -> Result<Response, ApiError> {
+    let written = tokio::task::spawn_blocking(move || prometheus::write(&app, open)).await;
+    let text = written.ok().and_then(Result::ok).ok_or(ApiError::Internal("Failed to get metrics"))?;
+    let media = if open {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
+    Ok(([(CONTENT_TYPE, media)], text).into_response())
+}
+
+/// `format` overrides; then OpenMetrics before text before JSON, by what `Accept` names.
+fn format(asked: Option<&str>, headers: &HeaderMap) -> Result<Format, ApiError> {
+    match asked {
+        Some("json") => return Ok(Format::Json),
+        Some("prometheus") => return Ok(Format::Text),
+        Some(other) => {
+            return Err(ApiError::Invalid {
+                place: "query",
+                field: "format".to_owned(),
+                rule: "must be json or prometheus".to_owned(),
+                kind: "enum",
+                input: Some(crate::domain::observation::clean(other).into()),
+            });
+        }
+        None => {}
+    }
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let media: Vec<&str> =
+        accepted.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next()).map(str::trim).collect();
+    Ok(if media.contains(&"application/openmetrics-text") {
+        Format::OpenMetrics
+    } else if media.contains(&"text/plain") {
+        Format::Text
+    } else {
+        Format::Json
+    })
+}
+
+fn body(app: &ApiState) -> MetricsBody {
+    let now = app.engine.clock.now();
+    let system = SystemMetrics::of(&app.engine, now, app.uptime_s());
+    let roster = app.engine.live.roster();
+    let services = roster
+        .watched
+        .iter()
+        .filter_map(|watched| {
+            let metrics = ServiceMetrics::of(&watched.lock(), now)?;
+            Some((watched.service().name.clone(), metrics))
+        })
+        .collect();
+    let infrastructure = roster.watched.iter().filter(|watched| watched.service().is_infrastructure()).count();
+    let success = if system.total_requests == 0 { None } else { Some(round6(1.0 - system.error_rate)) };
+    MetricsBody {
+        timestamp: Stamp(now),
+        uptime_seconds: app.uptime_s(),
+        custom_metrics: json!({
+            "total_registered_services": roster.watched.len() - infrastructure,
+            "total_registered_dependencies": infrastructure,
+            "monitoring_active": !app.engine.is_draining(),
+            "health_check_success_rate": success,
+        }),
+        services,
+        system,
+    }
+}
+
+/// `GET /metrics/service/{name}`: the numbers of one service.
+pub(super) async fn service(
+    State(app): State<ApiState>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (watched, service) = find(&app, &name)?;
+    let now = app.engine.clock.now();
+    if watched.lock().history.is_empty() {
+        return Err(ApiError::NotFound(format!("No metrics available for {}", service.name)));
+    }
+    lists::answer(&app, &headers, || {
+        let inner = watched.lock();
+        let (state, history) = (&inner.state, &inner.history);
+        let cutoff = (now - FIVE_MINUTES).timestamp_millis();
+        let mut last_five: Vec<u64> = history
+            .newest()
+            .take_while(|check| check.at_ms > cutoff)
+            .filter(|check| check.response_us.is_some())
+            .map(|check| check.response_ms())
+            .collect();
+        last_five.reverse();
+        let (day, latency) = (history.day(now), history.day_latency(now));
+        let hour = history.since(now, HOUR);
+        let shown = availability(&inner, now);
+        let last_outage = history.outages().last().map(|outage| Stamp(crate::domain::time::from_ms(outage.start_ms)));
+        let since = history.status_since().unwrap_or(now);
+        let phrase = format!(
+            "{} for {}",
+            state.status.as_str(),
+            crate::domain::time::spoken(crate::domain::time::span(since, now))
+        );
+        json!({
+            "service": service.name,
+            "metrics": {
+                "responseTime": {
+                    "current": latest_ms(&inner), "last5Min": last_five, "average1Hour": round2(hour.average_ms()),
+                    "average24Hour": round2(day.average_ms()), "p50": round2(latency.percentile_ms(0.5)),
+                    "p95": round2(latency.percentile_ms(0.95)), "p99": round2(latency.percentile_ms(0.99)),
+                },
+                "availability": {
+                    "uptime": shown.uptime, "downtimeMinutes": shown.downtime_minutes, "lastOutage": last_outage,
+                    "mtbf": shown.mtbf, "mttr": shown.mttr,
+                },
+                "requests": {
+                    "total": day.checks, "successful": day.healthy, "failed": day.not_healthy(),
+                    "perMinute": history.since(now, MINUTE).checks, "perHour": hour.checks,
+                    "errorRate": round6(day.error_rate()),
+                },
+                "health": {
+                    "consecutiveSuccesses": state.consecutive_successes,
+                    "consecutiveFailures": state.consecutive_failures,
+                    "lastHealthCheck": state.last_check.map(Stamp),
+                    "healthHistory": phrase,
+                },
+            },
+        })
+    })
+}

@@ -1,0 +1,163 @@
+//! The registry as clients see it: services by category, the dependency graph, and the reload (CONTRACT.md 9.3, 9.9).
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::error::ApiError;
+use super::lists::{self, Page};
+use crate::domain::service::ServiceName;
+use crate::domain::status::{Status, dependency_word};
+use crate::domain::time::Stamp;
+
+/// Categories that are shown even when empty: CONTRACT.md 5.4.
+const ALWAYS_SHOWN: [&str; 4] = ["identity", "core", "external", "frontend"];
+
+/// A JSON object whose members keep their order.
+struct Ordered<T>(Vec<(String, T)>);
+
+impl<T: Serialize> Serialize for Ordered<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Registered {
+    url: String,
+    health_endpoint: String,
+    status: Status,
+    version: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RegistryBody {
+    services: Ordered<Ordered<Registered>>,
+    last_updated: Stamp,
+}
+
+/// `GET /services`: every service with its base URL, by category.
+pub(super) async fn registry(
+    State(app): State<ApiState>,
+    page: Page,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if page == Page::ALL {
+        return lists::shared(&app, &headers, "services", move |app| registry_body(app, page)).await;
+    }
+    lists::answer(&app, &headers, || registry_body(&app, page))
+}
+
+fn registry_body(app: &ApiState, page: Page) -> RegistryBody {
+    let roster = app.engine.live.roster();
+    let mut categories: Vec<(String, Ordered<Registered>)> =
+        ALWAYS_SHOWN.iter().map(|category| ((*category).to_owned(), Ordered(Vec::new()))).collect();
+    let mut places: BTreeMap<String, usize> =
+        ALWAYS_SHOWN.iter().enumerate().map(|(place, category)| ((*category).to_owned(), place)).collect();
+    for watched in roster.watched.iter().skip(page.skip).take(page.limit) {
+        let service = watched.service();
+        let place = *places.entry(service.category.clone()).or_insert_with(|| {
+            categories.push((service.category.clone(), Ordered(Vec::new())));
+            categories.len() - 1
+        });
+        let inner = watched.lock();
+        let shown = Registered {
+            url: service.base_url.clone(),
+            health_endpoint: service.health_path.clone(),
+            status: inner.state.status,
+            version: inner.state.facts.version.clone(),
+        };
+        if let Some((_, services)) = categories.get_mut(place) {
+            services.0.push((service.name.to_string(), shown));
+        }
+    }
+    RegistryBody { services: Ordered(categories), last_updated: Stamp(app.engine.clock.now()) }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Dependency {
+    depends_on: Vec<ServiceName>,
+    dependency_status: Status,
+    critical_path: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DependenciesBody {
+    dependencies: Ordered<Dependency>,
+    critical_path: Vec<ServiceName>,
+    healthy_dependencies: usize,
+    broken_dependencies: usize,
+}
+
+/// `GET /services/dependencies`: who needs whom, and how those stand.
+pub(super) async fn dependencies(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
+    lists::shared(&app, &headers, "services/dependencies", dependencies_body).await
+}
+
+fn dependencies_body(app: &ApiState) -> DependenciesBody {
+    let roster = app.engine.live.roster();
+    let (mut healthy, mut broken) = (0, 0);
+    let mut shown = Vec::with_capacity(roster.watched.len());
+    for watched in &roster.watched {
+        let service = watched.service();
+        let statuses: Vec<Status> = service
+            .depends_on
+            .iter()
+            .map(|name| roster.find(name).map_or(Status::Unknown, |needed| needed.lock().state.status))
+            .collect();
+        let well = statuses.iter().filter(|status| **status == Status::Healthy).count();
+        healthy += well;
+        broken += statuses.len() - well;
+        let dependency = Dependency {
+            depends_on: service.depends_on.clone(),
+            dependency_status: dependency_word(statuses),
+            critical_path: roster.registry.is_on_critical_path(&service.name),
+        };
+        shown.push((service.name.to_string(), dependency));
+    }
+    DependenciesBody {
+        dependencies: Ordered(shown),
+        critical_path: roster.registry.critical_path().to_vec(),
+        healthy_dependencies: healthy,
+        broken_dependencies: broken,
+    }
+}
+
+/// `POST /config/reload`: reads the services file now.
+pub(super) async fn reload(State(app): State<ApiState>) -> Result<Json<Value>, ApiError> {
+    match (app.reload)().await {
+        Ok(change) => {
+            let message = format!(
+                "Services reloaded: {} added, {} changed, {} removed",
+                change.added.len(),
+                change.changed.len(),
+                change.removed.len()
+            );
+            Ok(Json(json!({
+                "message": message, "added": change.added, "changed": change.changed, "removed": change.removed,
+            })))
+        }
+        Err(problems) => Err(ApiError::Invalid {
+            place: "body",
+            field: "services_file".to_owned(),
+            rule: problems.join("; "),
+            kind: "value_error",
+            input: None,
+        }),
+    }
+}

@@ -1,0 +1,443 @@
+//! Loads the settings: `config/default.toml` (compiled in), then files, then the environment. Refuses unknown keys, wrong
+//! units and impossible pairs, all at once, each with its source, its key and the remedy.
+
+mod reader;
+mod services_file;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use self::reader::{Reader, Unit};
+pub use self::services_file::{ServicesFile, load_services};
+use crate::api::{ApiConfig, AuthScope, Keys};
+use crate::domain::alert::Severity;
+use crate::domain::classify::LatencyLimits;
+use crate::domain::egress::{Allow, EgressPolicy};
+use crate::domain::policy::{AlertPolicy, DetectionPolicy, OutagePolicy};
+use crate::domain::service::Limits;
+use crate::domain::spec::Defaults;
+use crate::engine::EngineConfig;
+use crate::notify::NotifyConfig;
+use crate::notify::webhook::WebhookConfig;
+use crate::store::{RecordsAddress, RedisConfig, StoreConfig};
+use crate::telemetry::{LogConfig, LogFormat};
+
+/// The key printed in the source document: CONTRACT.md section 2. Public knowledge.
+pub const PUBLISHED_KEY: &str = "nmc-internal-services-auth-key-phase1";
+/// CONTRACT.md section 2.
+const KEY_CHARS: usize = 16;
+/// Descriptors kept back from checks for stores, receivers and clients: our choice.
+const RESERVED_FILES: u64 = 256;
+/// Share of the remaining descriptors that idle pooled connections may hold: our choice, the rest is for checks.
+const POOLED_SHARE: f64 = 0.75;
+
+/// Everything settled.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub api: ApiConfig,
+    pub log: LogConfig,
+    pub engine: EngineConfig,
+    pub defaults: Defaults,
+    pub egress: EgressPolicy,
+    pub services: ServicesFile,
+    pub shutdown_grace: Duration,
+    /// The service key is the published one: accepted in development, with warnings.
+    pub published_key: bool,
+}
+
+/// Where settings come from: the real environment, or a test's own.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub variables: BTreeMap<String, String>,
+    /// Folder of the files; `None`: `CONFIG_DIR`, else `config`.
+    pub folder: Option<PathBuf>,
+}
+
+/// Everything wrong with the configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Sources {
+    /// The process environment, with `.env` of the working directory for what is not set.
+    ///
+    /// # Errors
+    /// `.env` is there and cannot be read.
+    pub fn of_process() -> Result<Self, ConfigError> {
+        let mut variables: BTreeMap<String, String> = BTreeMap::new();
+        match dotenvy::from_path_iter(".env") {
+            Ok(entries) => {
+                for entry in entries {
+                    let (name, value) =
+                        entry.map_err(|error| ConfigError(vec![format!(".env: {error}; write NAME=value lines")]))?;
+                    variables.insert(name, value);
+                }
+            }
+            Err(error) if error.not_found() => {}
+            Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
+        }
+        for (name, value) in std::env::vars_os() {
+            if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
+                variables.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        Ok(Self { variables, folder: None })
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.folder.clone().unwrap_or_else(|| self.variables.get("CONFIG_DIR").map_or("config", String::as_str).into())
+    }
+}
+
+impl Settings {
+    /// Reads and judges every setting.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut reader = Reader::open(&sources.variables, &sources.folder())?;
+        let settings = read(&mut reader, &sources.variables);
+        match settings {
+            Some(settings) if reader.problems.is_empty() => Ok(settings),
+            _ => Err(ConfigError(reader.problems)),
+        }
+    }
+}
+
+fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings> {
+    let environment = r.text("server", "environment");
+    let well_formed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+    if environment.is_empty() || !environment.chars().all(well_formed) {
+        r.refuse("server", "environment", "must be a word of a-z, 0-9, '_' or '-'");
+    }
+    let development = environment == "development";
+    let service_name = r.text("server", "service_name");
+    let instance = match r.text("server", "instance_id") {
+        given if !given.is_empty() => given,
+        _ => instance_id(),
+    };
+    let (keys, published_key) = keys(r, development);
+    let api = ApiConfig {
+        host: r.text("server", "host"),
+        port: r.number("server", "port", 0..=65_535)? as u16,
+        version: match r.text("server", "version") {
+            given if !given.is_empty() => given,
+            _ => env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        environment: environment.clone(),
+        service_name: service_name.clone(),
+        cors_allowed_origins: r.list("server", "cors_allowed_origins"),
+        max_body_bytes: r.number("server", "api_max_body_bytes", 1024..=1 << 30)? as usize,
+        max_in_flight: r.number("server", "api_max_in_flight", 1..=1 << 20)? as usize,
+        request_timeout: r.duration("server", "api_request_timeout_ms", Unit::Milliseconds, 1)?,
+        keys,
+        scope: r.choice(
+            "auth",
+            "auth_scope",
+            &[("all", AuthScope::All), ("internal", AuthScope::Internal), ("writes", AuthScope::Writes)],
+        )?,
+    };
+    if api.host.parse::<std::net::IpAddr>().is_err() {
+        r.refuse("server", "host", "must be an IP address to listen on, such as 0.0.0.0, 127.0.0.1 or ::");
+    }
+    for origin in &api.cors_allowed_origins {
+        if origin != "*" && !(origin.starts_with("http://") || origin.starts_with("https://")) {
+            r.refuse("server", "cors_allowed_origins", "must be origins such as https://ui.example.com, or *");
+        }
+    }
+    let defaults = defaults(r)?;
+    let notify = notify(r, variables, &service_name, &instance)?;
+    let outage = OutagePolicy {
+        detection_threshold: r.number("outages", "outage_detection_threshold", 1..=1000)? as u32,
+        recovery_threshold: r.number("outages", "recovery_threshold", 1..=1000)? as u32,
+        verification: r.boolean("outages", "outage_verification_enabled")?,
+        confirm_interval: r.duration("checks", "confirm_interval_ms", Unit::Milliseconds, 10)?,
+    };
+    let alert = AlertPolicy {
+        enabled: r.boolean("alerts", "enable_alerting")?,
+        min_severity: notify.min_severity,
+        cooldown: r.duration("alerts", "alert_cooldown_minutes", Unit::Minutes, 0)?,
+        escalation: r.duration("alerts", "alert_escalation_minutes", Unit::Minutes, 0)?,
+        max_escalations: r.number("alerts", "alert_max_escalations", 0..=1000)? as u32,
+        error_rate_window: r.duration("alerts", "error_rate_window_ms", Unit::Milliseconds, 1000)?,
+        error_rate_min_checks: r.number("alerts", "error_rate_min_checks", 1..=100_000)?,
+        detection_threshold: outage.detection_threshold,
+    };
+    if alert.error_rate_window > Duration::from_secs(3600) {
+        r.refuse("alerts", "error_rate_window_ms", "must be at most one hour (3600000)");
+    }
+    let detection = DetectionPolicy {
+        outage: outage.clone(),
+        group_wait: notify.group_wait,
+        promise: r.duration("checks", "detection_promise_ms", Unit::Milliseconds, 1)?,
+    };
+    let open_files = open_file_limit().saturating_sub(RESERVED_FILES).max(16);
+    let concurrent = match r.number("checks", "max_concurrent_checks", 0..=1 << 20)? {
+        0 => open_files,
+        given => given,
+    };
+    let engine = EngineConfig {
+        outage,
+        alert,
+        detection,
+        alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100)?,
+        max_concurrent_checks: concurrent as usize,
+        pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
+        notify,
+        store: store(r)?,
+        instance,
+    };
+    let egress = EgressPolicy {
+        allow: r
+            .list("egress", "egress_allow")
+            .iter()
+            .filter_map(|entry| match entry.parse::<Allow>() {
+                Ok(allow) => Some(allow),
+                Err(error) => {
+                    r.refuse("egress", "egress_allow", &error);
+                    None
+                }
+            })
+            .collect(),
+        development,
+        own: format!("{}:{}", api.host, api.port).parse().ok(),
+    };
+    Some(Settings {
+        log: LogConfig {
+            level: r.text("log", "log_level"),
+            format: r.choice("log", "log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+        },
+        services: ServicesFile {
+            path: r.text("checks", "services_file").into(),
+            explicit: r.is_explicit("checks", "services_file"),
+            variables: variables.clone(),
+        },
+        shutdown_grace: r.duration("server", "shutdown_grace_ms", Unit::Milliseconds, 0)?,
+        api,
+        engine,
+        defaults,
+        egress,
+        published_key,
+    })
+    .inspect(|settings| {
+        if let Err(error) = crate::telemetry::check_level(&settings.log.level) {
+            r.refuse("log", "log_level", &format!("is not a level or filter: {error}"));
+        }
+    })
+}
+
+/// The keys, and whether the published one is among them.
+fn keys(r: &mut Reader, development: bool) -> (Keys, bool) {
+    let mut full = r.list("auth", "internal_service_key");
+    let readonly = r.list("auth", "readonly_service_keys");
+    if full.is_empty() && development {
+        full = vec![PUBLISHED_KEY.to_owned()];
+    }
+    if full.is_empty() {
+        r.refuse(
+            "auth",
+            "internal_service_key",
+            "must be set outside development: INTERNAL_SERVICE_KEY=<16 or more characters>",
+        );
+    }
+    for (key, keys) in [("internal_service_key", &full), ("readonly_service_keys", &readonly)] {
+        if keys.iter().any(|given| given.chars().count() < KEY_CHARS) {
+            r.refuse("auth", key, "must be at least 16 characters each; try: openssl rand -hex 24");
+        }
+        if !development && keys.iter().any(|given| given == PUBLISHED_KEY) {
+            r.refuse(
+                "auth",
+                key,
+                "is the published development key, which anyone knows; set your own outside development",
+            );
+        }
+    }
+    let published = full.iter().chain(&readonly).any(|given| given == PUBLISHED_KEY);
+    (Keys::new(&full, &readonly), published)
+}
+
+fn defaults(r: &mut Reader) -> Option<Defaults> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let warning_ms = ms(r.duration("checks", "response_time_warning", Unit::Milliseconds, 1)?);
+    let critical_ms = ms(r.duration("checks", "response_time_critical", Unit::Milliseconds, 1)?);
+    let defaults = Defaults {
+        interval: r.duration("checks", "default_check_interval_ms", Unit::Milliseconds, 1)?,
+        critical_interval: r.duration("checks", "critical_service_check_interval_ms", Unit::Milliseconds, 1)?,
+        timeout: r.duration("checks", "health_check_timeout_ms", Unit::Milliseconds, 1)?,
+        retries: r.number("checks", "service_check_retries", 0..=10)? as u32,
+        min_interval: r.duration("checks", "min_check_interval_ms", Unit::Milliseconds, 10)?,
+        limits: Limits {
+            latency: LatencyLimits { warning_ms, critical_ms },
+            error_rate_warning: r.ratio("checks", "error_rate_warning")?,
+            error_rate_critical: r.ratio("checks", "error_rate_critical")?,
+            consecutive_failures_warning: r.number("checks", "consecutive_failures_warning", 1..=1000)? as u32,
+            consecutive_failures_critical: r.number("checks", "consecutive_failures_critical", 1..=1000)? as u32,
+            outage_failures: None,
+        },
+    };
+    let limits = &defaults.limits;
+    if warning_ms >= critical_ms {
+        r.refuse("checks", "response_time_warning", "must be below response_time_critical");
+    }
+    if limits.error_rate_warning >= limits.error_rate_critical {
+        r.refuse("checks", "error_rate_warning", "must be below error_rate_critical");
+    }
+    if limits.consecutive_failures_warning >= limits.consecutive_failures_critical {
+        r.refuse("checks", "consecutive_failures_warning", "must be below consecutive_failures_critical");
+    }
+    for (key, interval) in [
+        ("default_check_interval_ms", defaults.interval),
+        ("critical_service_check_interval_ms", defaults.critical_interval),
+    ] {
+        if interval < defaults.min_interval {
+            r.refuse("checks", key, "must not be below min_check_interval_ms");
+        }
+    }
+    if defaults.timeout > Duration::from_secs(60) {
+        r.refuse("checks", "health_check_timeout_ms", "must be at most 60000");
+    }
+    Some(defaults)
+}
+
+fn store(r: &mut Reader) -> Option<StoreConfig> {
+    let url = r.text("records", "metrics_storage_url");
+    let records = if url == "sqlite::memory:" {
+        RecordsAddress::SqliteMemory
+    } else if let Some(path) = url.strip_prefix("sqlite:///").filter(|path| !path.is_empty()) {
+        RecordsAddress::Sqlite(path.into())
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        RecordsAddress::Postgres(url.into())
+    } else {
+        r.refuse(
+            "records",
+            "metrics_storage_url",
+            "must be sqlite:///relative/path, sqlite:////absolute/path, sqlite::memory: or postgres://user:pass@host/db",
+        );
+        return None;
+    };
+    let days = |r: &mut Reader, key: &str, least: u64| r.duration("retention", key, Unit::Days, least * 86_400_000);
+    let outage_days = days(r, "outage_retention_days", 0)?;
+    let redis_url = r.text("redis", "redis_url");
+    let redis = RedisConfig {
+        explicit: r.is_explicit("redis", "redis_url"),
+        url: (!redis_url.is_empty()).then(|| SecretString::from(redis_url)),
+        database: i64::try_from(r.number("redis", "metrics_redis_db", 0..=16_383)?).unwrap_or(0),
+        ttl: r.duration("redis", "health_data_ttl_seconds", Unit::Seconds, 1000)?,
+        prefix: r.text("redis", "redis_key_prefix"),
+    };
+    if let Err(error) = crate::store::redis::Redis::new(&redis) {
+        r.refuse("redis", "redis_url", &error.to_string());
+    }
+    let is_cluster = redis.url.as_ref().is_some_and(|url| url.expose_secret().contains("+cluster://"));
+    if is_cluster && redis.database != 0 {
+        r.refuse("redis", "metrics_redis_db", "must be 0 with a Cluster, which knows no other database");
+    }
+    Some(StoreConfig {
+        records,
+        persist_checks: r.boolean("records", "enable_metrics_persistence")?,
+        redis,
+        check_retention: days(r, "metrics_retention_days", 1)?.max(days(r, "cleanup_retention_days", 1)?),
+        outage_retention: (!outage_days.is_zero()).then_some(outage_days),
+        cleanup_interval: r.duration("retention", "cleanup_interval", Unit::Seconds, 60_000)?,
+    })
+}
+
+fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, instance: &str) -> Option<NotifyConfig> {
+    let explicit = r.is_explicit("notify", "alert_notification_channels");
+    let channels = r.list("notify", "alert_notification_channels");
+    for channel in &channels {
+        match channel.to_ascii_lowercase().as_str() {
+            "log" | "dashboard" | "webhook" => {}
+            "email" | "slack" | "pagerduty" | "discord" | "teams" | "alertmanager" if explicit => r.refuse(
+                "notify",
+                "alert_notification_channels",
+                &format!("names {channel}, which this version cannot send to yet; use webhook, log or dashboard"),
+            ),
+            "email" => {}
+            _ => r.refuse("notify", "alert_notification_channels", &format!("names {channel:?}, which is no channel")),
+        }
+    }
+    let url = r.text("notify", "alert_webhook_url");
+    let listed = channels.iter().any(|channel| channel.eq_ignore_ascii_case("webhook"));
+    if listed && url.is_empty() {
+        r.refuse("notify", "alert_webhook_url", "must be set when the channel webhook is asked for");
+    }
+    let mut headers = Vec::new();
+    for header in r.text("notify", "alert_webhook_headers").split(';').map(str::trim).filter(|text| !text.is_empty()) {
+        let Some((name, value)) = header.split_once(':') else {
+            r.refuse("notify", "alert_webhook_headers", "must be \"Name: value\" parts separated by ';'");
+            continue;
+        };
+        let name = name.trim();
+        match services_file::expand(value.trim(), variables) {
+            Ok(value)
+                if name.parse::<reqwest::header::HeaderName>().is_ok()
+                    && value.parse::<reqwest::header::HeaderValue>().is_ok() =>
+            {
+                headers.push((name.to_owned(), SecretString::from(value)));
+            }
+            Ok(_) => r.refuse("notify", "alert_webhook_headers", &format!("{name:?} is not a usable header")),
+            Err(error) => r.refuse("notify", "alert_webhook_headers", &error),
+        }
+    }
+    let secrets = r.list("notify", "alert_webhook_secrets");
+    if secrets.len() > 2 {
+        r.refuse("notify", "alert_webhook_secrets", "must be one secret, or two while they rotate");
+    }
+    let timeout = r.duration("notify", "alert_webhook_timeout_ms", Unit::Milliseconds, 100)?;
+    if timeout > Duration::from_secs(10) {
+        r.refuse("notify", "alert_webhook_timeout_ms", "must be at most 10000");
+    }
+    let wanted = !url.is_empty() && (listed || !explicit);
+    let webhook = wanted.then(|| WebhookConfig {
+        url: url.into(),
+        headers,
+        timeout,
+        secrets: secrets.into_iter().map(SecretString::from).collect(),
+        source: source.to_owned(),
+        instance: instance.to_owned(),
+    });
+    if let Some(webhook) = &webhook
+        && let Err(error) = crate::notify::webhook::Webhook::check(webhook)
+    {
+        r.refuse("notify", "alert_webhook_url", &error.to_string());
+    }
+    let config = NotifyConfig {
+        webhook,
+        min_severity: r.choice(
+            "notify",
+            "notify_min_severity",
+            &Severity::ALL.map(|severity| (severity.as_str(), severity)),
+        )?,
+        group_wait: r.duration("notify", "notification_group_wait_ms", Unit::Milliseconds, 0)?,
+        retry_min: r.duration("notify", "notification_retry_min_ms", Unit::Milliseconds, 10)?,
+        retry_max: r.duration("notify", "notification_retry_max_ms", Unit::Milliseconds, 10)?,
+        merge_after: r.duration("notify", "notification_merge_after_ms", Unit::Milliseconds, 0)?,
+    };
+    if config.retry_min > config.retry_max {
+        r.refuse("notify", "notification_retry_min_ms", "must not be above notification_retry_max_ms");
+    }
+    Some(config)
+}
+
+fn instance_id() -> String {
+    let host = gethostname::gethostname().to_string_lossy().into_owned();
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{host}-{}", random.get(..8).unwrap_or_default())
+}
+
+/// How many descriptors this process may hold.
+fn open_file_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// One line naming it.
+pub(crate) fn read_file(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
+}

@@ -1,0 +1,109 @@
+//! Logs: lines for people, or JSON. To standard output; the filter is `LOG_LEVEL`.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::clock::Clock;
+use crate::domain::time::Stamp;
+
+/// Settings of the log: section `[log]`.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Parts of others that talk too much below `warn`.
+const QUIET: &str = "hyper=warn,reqwest=warn,rustls=warn,h2=warn,hickory_resolver=warn,hickory_net=warn,hickory_proto=warn,tokio_postgres=warn,redis=warn,tokio_cron_scheduler=warn";
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let level = level.to_ascii_lowercase();
+    let text = if level.contains(['=', ',']) { level } else { format!("{level},{QUIET}") };
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
+}
+
+/// # Errors
+/// `level` is neither a level nor a filter.
+pub fn check_level(level: &str) -> Result<(), String> {
+    let is_word = !level.contains(['=', ',']);
+    let known = ["trace", "debug", "info", "warn", "error", "off"].contains(&level.to_ascii_lowercase().as_str());
+    if is_word && !known {
+        return Err(format!("{level:?} is none of trace, debug, info, warn, error"));
+    }
+    filter(level).map(|_| ())
+}
+
+/// Starts logging. A second call changes nothing.
+pub fn start(config: &LogConfig) {
+    let filter = filter(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let _ = match config.format {
+        LogFormat::Text => builder.with_target(false).finish().try_init(),
+        LogFormat::Json => builder.event_format(JsonLines).finish().try_init(),
+    };
+}
+
+/// One JSON object a line: `timestamp`, `level`, `name`, `filename`, `line`, `function`, `message` and the fields
+/// (CONTRACT.md 4.1).
+struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
+        let mut line = Map::new();
+        line.insert("timestamp".to_owned(), json!(Stamp(Clock::System.now())));
+        line.insert("level".to_owned(), json!(metadata.level().as_str()));
+        line.insert("name".to_owned(), json!(metadata.target()));
+        line.insert("filename".to_owned(), json!(metadata.file()));
+        line.insert("line".to_owned(), json!(metadata.line()));
+        line.insert("function".to_owned(), json!(metadata.module_path()));
+        event.record(&mut Fields(&mut line));
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl Visit for Fields<'_> {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), json!(format!("{value:?}")));
+    }
+}
