@@ -1,6 +1,7 @@
 //! Logs: lines for people, or JSON. To standard output; the filter is `LOG_LEVEL`.
 
 use std::fmt;
+use std::io::IsTerminal;
 
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
@@ -52,7 +53,10 @@ pub fn start(config: &LogConfig) {
     let filter = filter(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     let _ = match config.format {
-        LogFormat::Text => builder.with_target(false).finish().try_init(),
+        LogFormat::Text => {
+            let colour = std::io::stdout().is_terminal();
+            builder.with_target(false).with_ansi(colour).finish().try_init()
+        }
         LogFormat::Json => builder.event_format(JsonLines).finish().try_init(),
     };
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -245,9 +245,4 @@ fn sentence(path: &str) -> &'static str {
 /// An answer made before there is a request to answer: the connection is refused.
 pub(super) fn too_many_connections() -> &'static [u8] {
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-}
-
-/// Whether an answer asks its caller to come back later.
-pub fn asks_for_patience(response: &Response) -> bool {
-    response.headers().contains_key(RETRY_AFTER)
 }

@@ -122,11 +122,7 @@ impl Snapshot {
             Queue { name: "outbox", depth: count(engine.outbox.depth().0), limit: unlimited, dropped: 0 },
             Queue { name: "api", depth: 0, limit: count(app.config.max_in_flight), dropped: refused },
         ];
-        let app = App {
-            version: app.config.version.clone(),
-            uptime_s: app.uptime_s(),
-            engine: engine.clone(),
-        };
+        let app = App { version: app.config.version.clone(), uptime_s: app.uptime_s(), engine: engine.clone() };
         Self { app, rows, queues }
     }
 }

@@ -483,6 +483,6 @@ mod tests {
         check(r#"{"version":7,"database":3}"#, None, None, None);
         check("[]", None, None, None);
         check("", None, None, None);
-        check(&format!("{{"data":{}", "[".repeat(100_000)), None, None, None);
+        check(&format!(r#"{{"data":{}"#, "[".repeat(100_000)), None, None, None);
     }
 }
