@@ -14,7 +14,7 @@ pub mod restore;
 pub mod scheduler;
 mod supervise;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -108,6 +108,7 @@ pub struct Engine {
     next_event: AtomicI64,
     /// What to say of records that could not be read at the start.
     set_aside: std::sync::OnceLock<String>,
+    paused: AtomicBool,
     /// No new checks are started.
     draining: CancellationToken,
     /// Checks under way are given up.
@@ -141,6 +142,7 @@ impl Engine {
             checks: TaskTracker::new(),
             next_event: AtomicI64::new(1),
             set_aside: std::sync::OnceLock::new(),
+            paused: AtomicBool::new(false),
             draining: CancellationToken::new(),
             cancelled: CancellationToken::new(),
             config: parts.config,
@@ -161,6 +163,9 @@ impl Engine {
     pub(crate) fn start_check(self: &Arc<Self>, watched: Arc<Watched>, kind: Kind, planned: Option<Instant>) {
         if self.draining.is_cancelled() {
             return;
+        }
+        if self.paused.load(Ordering::Relaxed) {
+            return self.counters.skip(SkipCause::Paused, 1);
         }
         let turn = match watched.take_turn() {
             Ok(turn) => turn,
@@ -467,6 +472,11 @@ impl Engine {
             self.cancelled.cancel();
             self.checks.wait().await;
         }
+    }
+
+    /// Starts no checks until they are resumed; everything else goes on.
+    pub fn pause_checks(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     pub fn is_draining(&self) -> bool {

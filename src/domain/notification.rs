@@ -121,3 +121,86 @@ pub fn join(rows: &[Notification], after_long: bool) -> Option<Joined> {
     joined.notice.from = first.notice.from;
     Some(Joined::Send { notification: Box::new(joined), closes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::alert::{AlertDetails, AlertType, Component, Severity, Told};
+    use super::super::time::from_ms;
+    use super::*;
+
+    fn row(kind: NoticeKind, sequence: u64, resolved: bool) -> Notification {
+        let alert = Alert {
+            id: "call-service-down-1".to_owned(),
+            alert_id: "call_CRITICAL_x".to_owned(),
+            kind: AlertType::ServiceDown,
+            component: Component::Service(ServiceName::new("call").unwrap()),
+            severity: Severity::Critical,
+            title: "Service DOWN: call".to_owned(),
+            message: "Service call is down".to_owned(),
+            description: "Service has failed 3 consecutive health checks".to_owned(),
+            threshold: None,
+            current_value: None,
+            triggered_at: from_ms(1_000_000),
+            updated_at: from_ms(1_000_000),
+            status: if resolved { AlertStatus::Resolved } else { AlertStatus::Active },
+            resolved_at: resolved.then(|| from_ms(1_120_000)),
+            escalation_level: 0,
+            suppressed_by: None,
+            root_cause: None,
+            outage_id: None,
+            details: AlertDetails::default(),
+            told: Told::Owed,
+            notify_after: None,
+            last_notified: None,
+            escalates_from: None,
+            failures_alone: 0,
+            sequence,
+        };
+        let notice = Notice {
+            kind,
+            alert,
+            outage: None,
+            from: Status::Healthy,
+            to: Status::Unhealthy,
+            url: Some("http://localhost:3103/health".to_owned()),
+            protocol: Some("HTTP".to_owned()),
+            at: from_ms(1_000_000),
+        };
+        Notification::new(notice, "webhook", from_ms(1_001_000))
+    }
+
+    #[test]
+    fn rows_that_leave_together_join() {
+        use NoticeKind::{AlertRaised, AlertResolved, AlertSeverityRaised};
+        let check = |rows: &[Notification], after_long, expected: Option<(NoticeKind, &str)>| {
+            let told = match join(rows, after_long).unwrap() {
+                Joined::Send { notification, closes } => {
+                    assert_eq!(closes.len(), rows.len());
+                    Some((notification.notice.kind, notification.id))
+                }
+                Joined::Nothing { .. } => None,
+            };
+            assert_eq!(told, expected.map(|(kind, id)| (kind, id.to_owned())));
+        };
+        let (raise, rise, resolve) =
+            (row(AlertRaised, 1, false), row(AlertSeverityRaised, 2, false), row(AlertResolved, 3, true));
+        check(&[raise.clone()], false, Some((AlertRaised, "call-service-down-1:1:webhook")));
+        check(&[raise.clone(), rise.clone()], false, Some((AlertRaised, "call-service-down-1:2:webhook")));
+        check(&[raise.clone(), rise.clone(), resolve.clone()], false, None);
+        check(&[raise, rise.clone(), resolve.clone()], true, Some((AlertResolved, "call-service-down-1:3:webhook")));
+        check(&[resolve.clone()], false, Some((AlertResolved, "call-service-down-1:3:webhook")));
+        check(&[rise, resolve], false, Some((AlertResolved, "call-service-down-1:3:webhook")));
+        assert_eq!(join(&[], false), None);
+    }
+
+    #[test]
+    fn the_text_names_service_times_and_address() {
+        let text = row(NoticeKind::AlertResolved, 3, true).text();
+        assert_eq!(
+            text,
+            "SERVICE RECOVERED: call\nAlert: call-service-down-1\nSeverity: RECOVERED\n\
+             Service has failed 3 consecutive health checks\nRecovered: 1970-01-01 00:18:40 UTC\nDuration: 2 minutes\n\
+             HTTP: http://localhost:3103/health"
+        );
+    }
+}

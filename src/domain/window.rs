@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::histogram::{Histogram, Pool};
-use super::outage::OutageSpan;
+use super::outage::{Outage, OutageSpan};
 use super::status::Status;
 
 /// Newest checks kept one by one: CONTRACT.md 7.2.
@@ -335,6 +335,17 @@ impl History {
             at += 1;
             at > newest || outage.end_ms.is_none_or(|end| end > end_ms - WINDOW_MS)
         });
+    }
+
+    /// Puts a stored outage in its place; outages come oldest first.
+    pub fn recall_outage(&mut self, outage: &Outage) {
+        let start_ms = outage.started.timestamp_millis();
+        let span = OutageSpan { start_ms, end_ms: outage.ended.map(|at| at.timestamp_millis()) };
+        match self.outages.iter_mut().find(|known| known.start_ms == start_ms) {
+            Some(known) => *known = span,
+            None => self.outages.push(span),
+        }
+        self.outages.sort_by_key(|outage| outage.start_ms);
     }
 
     /// Newest first.

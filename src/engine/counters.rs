@@ -16,16 +16,19 @@ pub enum SkipCause {
     Confirming,
     /// As many checks are in flight as may be, or the slot had passed before anyone could look.
     Overload,
+    /// Checking is paused.
+    Paused,
 }
 
 impl SkipCause {
-    pub const ALL: [Self; 3] = [Self::Running, Self::Confirming, Self::Overload];
+    pub const ALL: [Self; 4] = [Self::Running, Self::Confirming, Self::Overload, Self::Paused];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Confirming => "confirming",
             Self::Overload => "overload",
+            Self::Paused => "paused",
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::{History, WINDOW};
 use crate::store::StoreError;
-use crate::store::records::Restored;
+use crate::store::records::{Restored, Since};
 
 /// Longest time a start waits for what Redis remembers: our choice, so that serving begins within 2 s of the start.
 const RECALL_DEADLINE: Duration = Duration::from_millis(700);
@@ -33,7 +33,7 @@ impl Engine {
     pub async fn restore(self: &Arc<Self>, registry: Registry) -> Result<RosterChange, StoreError> {
         let now = self.clock.now();
         let recent = self.config.alert.cooldown.max(self.config.alert.error_rate_window);
-        let mut stored = self.records.restore(now - recent).await?;
+        let mut stored = self.records.restore(Since { alerts: now - recent, outages: now - WINDOW }).await?;
         let mut known: HashMap<ServiceName, (ServiceState, History)> = HashMap::new();
         for service in registry.services() {
             let state = stored.states.remove(&service.name).unwrap_or_default();
@@ -79,10 +79,10 @@ impl Engine {
                 None => break,
             }
         }
-        // The outages of a streak were committed with it; the log only knows checks.
-        for (state, history) in known.values_mut() {
-            if let Some(outage) = &state.outage {
-                history.open_outage(outage.started);
+        // The log only knows checks; outages were committed as they opened and closed.
+        for outage in &stored.outages {
+            if let Some((_, history)) = known.get_mut(&outage.service) {
+                history.recall_outage(outage);
             }
         }
         Ok(())

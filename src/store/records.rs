@@ -83,15 +83,24 @@ pub struct Restored {
     pub states: HashMap<ServiceName, ServiceState>,
     pub histories: HashMap<ServiceName, (History, i64)>,
     pub living_alerts: Vec<Alert>,
-    /// Alerts resolved since `recent_since`.
+    /// Alerts resolved since `alerts`.
     pub recent_alerts: Vec<Alert>,
     pub sequences: HashMap<Component, u64>,
+    /// Outages that were open at some time since `outages`, and the latest of each service; oldest first.
+    pub outages: Vec<Outage>,
     /// The latest outage of a critical service.
     pub last_incident: Option<Outage>,
     /// Owed notifications, oldest first.
     pub owed: Vec<Notification>,
     /// The newest events, oldest first.
     pub events: Vec<Event>,
+}
+
+/// How far back a restore reaches.
+#[derive(Debug, Clone, Copy)]
+pub struct Since {
+    pub alerts: DateTime<Utc>,
+    pub outages: DateTime<Utc>,
 }
 
 /// One page of the check log.
@@ -163,10 +172,10 @@ impl Records {
     ///
     /// # Errors
     /// Unreachable, or not readable as ours.
-    pub async fn restore(&self, recent_since: DateTime<Utc>) -> Result<Restored, StoreError> {
+    pub async fn restore(&self, since: Since) -> Result<Restored, StoreError> {
         match self {
-            Self::Sqlite(records) => records.restore(recent_since).await,
-            Self::Postgres(records) => records.restore(recent_since).await,
+            Self::Sqlite(records) => records.restore(since).await,
+            Self::Postgres(records) => records.restore(since).await,
         }
     }
 

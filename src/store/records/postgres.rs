@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
 use secrecy::{ExposeSecret, SecretString};
@@ -15,7 +14,7 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, PAGE, Restored, Retention};
+use super::{Batch, LogPage, PAGE, Restored, Retention, Since};
 use crate::domain::event::RECENT;
 use crate::store::StoreError;
 
@@ -161,8 +160,8 @@ impl Postgres {
         .await
     }
 
-    pub(super) async fn restore(&self, recent_since: DateTime<Utc>) -> Result<Restored, StoreError> {
-        self.call(async |client| raw(client, recent_since).await.map_err(refused)).await?.read()
+    pub(super) async fn restore(&self, since: Since) -> Result<Restored, StoreError> {
+        self.call(async |client| raw(client, since).await.map_err(refused)).await?.read()
     }
 
     pub(super) async fn check_log(&self, since_ms: i64, after: i64) -> Result<LogPage, StoreError> {
@@ -332,7 +331,7 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
     Ok(())
 }
 
-async fn raw(client: &Client, recent_since: DateTime<Utc>) -> Result<Raw, tokio_postgres::Error> {
+async fn raw(client: &Client, since: Since) -> Result<Raw, tokio_postgres::Error> {
     let texts = async |sql: &str, values: &[&(dyn tokio_postgres::types::ToSql + Sync)]| {
         let rows = client.query(sql, values).await?;
         Ok::<Vec<String>, tokio_postgres::Error>(rows.iter().map(|row| row.get(0)).collect())
@@ -348,10 +347,16 @@ async fn raw(client: &Client, recent_since: DateTime<Utc>) -> Result<Raw, tokio_
         living: texts("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[]).await?,
         recent: texts(
             "SELECT alert FROM alerts WHERE status = 'resolved' AND resolved_ms >= $1 ORDER BY resolved_ms",
-            &[&recent_since.timestamp_millis()],
+            &[&since.alerts.timestamp_millis()],
         )
         .await?,
         sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        outages: texts(
+            "SELECT outage FROM outages AS o WHERE ended_ms IS NULL OR ended_ms > $1 OR started_ms =
+                 (SELECT max(started_ms) FROM outages WHERE service = o.service) ORDER BY started_ms",
+            &[&since.outages.timestamp_millis()],
+        )
+        .await?,
         last_incident: texts("SELECT outage FROM outages WHERE critical ORDER BY started_ms DESC LIMIT 1", &[])
             .await?
             .pop(),

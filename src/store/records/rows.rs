@@ -33,6 +33,7 @@ pub(super) struct Raw {
     pub living: Vec<String>,
     pub recent: Vec<String>,
     pub sequences: Vec<(String, i64)>,
+    pub outages: Vec<String>,
     pub last_incident: Option<String>,
     pub owed: Vec<String>,
     pub events: Vec<String>,
@@ -58,6 +59,7 @@ impl Raw {
         }
         restored.living_alerts = list("alert", &self.living)?;
         restored.recent_alerts = list("alert", &self.recent)?;
+        restored.outages = list("outage", &self.outages)?;
         restored.last_incident = self.last_incident.as_deref().map(|text| parse("outage", text)).transpose()?;
         restored.owed = list("notification", &self.owed)?;
         restored.events = list("event", &self.events)?;

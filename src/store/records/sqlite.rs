@@ -7,12 +7,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, PAGE, Restored, Retention};
+use super::{Batch, LogPage, PAGE, Restored, Retention, Since};
 use crate::domain::event::RECENT;
 use crate::store::StoreError;
 
@@ -80,8 +79,8 @@ impl Sqlite {
         .await
     }
 
-    pub(super) async fn restore(&self, recent_since: DateTime<Utc>) -> Result<Restored, StoreError> {
-        let raw = self.call(move |connection| raw(connection, recent_since).map_err(refused)).await?;
+    pub(super) async fn restore(&self, since: Since) -> Result<Restored, StoreError> {
+        let raw = self.call(move |connection| raw(connection, since).map_err(refused)).await?;
         raw.read()
     }
 
@@ -259,7 +258,7 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
     Ok(())
 }
 
-fn raw(connection: &Connection, recent_since: DateTime<Utc>) -> rusqlite::Result<Raw> {
+fn raw(connection: &Connection, since: Since) -> rusqlite::Result<Raw> {
     let texts = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<Vec<String>> {
         connection.prepare(sql)?.query_map(values, |row| row.get(0))?.collect()
     };
@@ -277,12 +276,17 @@ fn raw(connection: &Connection, recent_since: DateTime<Utc>) -> rusqlite::Result
         living: texts("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[])?,
         recent: texts(
             "SELECT alert FROM alerts WHERE status = 'resolved' AND resolved_ms >= ?1 ORDER BY resolved_ms",
-            &[&recent_since.timestamp_millis()],
+            &[&since.alerts.timestamp_millis()],
         )?,
         sequences: connection
             .prepare("SELECT component, sequence FROM sequences")?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<_, _>>()?,
+        outages: texts(
+            "SELECT outage FROM outages AS o WHERE ended_ms IS NULL OR ended_ms > ?1 OR started_ms =
+                 (SELECT max(started_ms) FROM outages WHERE service = o.service) ORDER BY started_ms",
+            &[&since.outages.timestamp_millis()],
+        )?,
         last_incident: connection
             .query_row("SELECT outage FROM outages WHERE critical ORDER BY started_ms DESC LIMIT 1", [], |row| {
                 row.get(0)

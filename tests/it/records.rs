@@ -1,0 +1,326 @@
+//! One suite of promises for both homes of the records: SQLite in a file, PostgreSQL in a database of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use as_infrastructure_service::domain::alert::{
+    Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told,
+};
+use as_infrastructure_service::domain::check::{Check, CheckBatch};
+use as_infrastructure_service::domain::event::{Event, EventKind};
+use as_infrastructure_service::domain::notification::{Notice, NoticeKind, Notification};
+use as_infrastructure_service::domain::observation::{Kind, Reason};
+use as_infrastructure_service::domain::outage::{Outage, OutageSeverity};
+use as_infrastructure_service::domain::service::ServiceName;
+use as_infrastructure_service::domain::state::ServiceState;
+use as_infrastructure_service::domain::status::Status;
+use as_infrastructure_service::domain::time::from_ms;
+use as_infrastructure_service::domain::window::History;
+use as_infrastructure_service::store::records::{Batch, Records, Retention, Since};
+use as_infrastructure_service::store::{RecordsAddress, StoreError};
+use tempfile::TempDir;
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use crate::support::{Recorder, T0, TestApp};
+
+/// A store, and what must live as long as it.
+struct Home {
+    records: Records,
+    address: RecordsAddress,
+    _folder: TempDir,
+}
+
+/// The server the tests use: `TEST_POSTGRES_URL`, by default the local one with a user that needs no password.
+fn server() -> String {
+    std::env::var("TEST_POSTGRES_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
+}
+
+/// A new, empty database.
+pub async fn new_database() -> String {
+    let server = server();
+    let (client, connection) =
+        tokio_postgres::connect(&server, NoTls).await.expect("PostgreSQL, which tests/run starts (TEST_POSTGRES_URL)");
+    tokio::spawn(connection);
+    let name = format!("records_{}", Uuid::new_v4().simple());
+    client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let (front, _) = server.rsplit_once('/').unwrap();
+    format!("{front}/{name}")
+}
+
+async fn homes() -> Vec<Home> {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = RecordsAddress::Sqlite(folder.path().join("records.db"));
+    let postgres = RecordsAddress::Postgres(new_database().await.into());
+    let mut homes = Vec::new();
+    for (address, folder) in [(sqlite, folder), (postgres, tempfile::tempdir().unwrap())] {
+        homes.push(Home { records: Records::open(&address).await.unwrap(), address, _folder: folder });
+    }
+    homes
+}
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+fn since(ms: i64) -> Since {
+    Since { alerts: from_ms(ms), outages: from_ms(ms) }
+}
+
+fn outage(service: &str, started: i64, ended: Option<i64>) -> Outage {
+    Outage {
+        id: Outage::id_for(&name(service), from_ms(started), from_ms(started + 2000)),
+        service: name(service),
+        severity: OutageSeverity::Critical,
+        started: from_ms(started),
+        confirmed: from_ms(started + 2000),
+        ended: ended.map(from_ms),
+        reason: Reason::Timeout,
+        error_message: "Connection timeout".to_owned(),
+        critical: true,
+        resolution_notes: None,
+    }
+}
+
+fn alert(id: &str, resolved: Option<i64>) -> Alert {
+    Alert {
+        id: id.to_owned(),
+        alert_id: format!("{id}-x"),
+        kind: AlertType::ServiceDown,
+        component: Component::Service(name("auth")),
+        severity: Severity::High,
+        title: "t".to_owned(),
+        message: "m".to_owned(),
+        description: "it's \"quoted\" \u{1F600}".to_owned(),
+        threshold: Some(2.0),
+        current_value: Some(3.0),
+        triggered_at: from_ms(T0),
+        updated_at: from_ms(T0),
+        status: if resolved.is_some() { AlertStatus::Resolved } else { AlertStatus::Active },
+        resolved_at: resolved.map(from_ms),
+        escalation_level: 1,
+        suppressed_by: None,
+        root_cause: Some(name("db")),
+        outage_id: None,
+        details: AlertDetails::default(),
+        told: Told::Yes,
+        notify_after: None,
+        last_notified: Some(from_ms(T0)),
+        escalates_from: None,
+        failures_alone: 0,
+        sequence: 7,
+    }
+}
+
+fn notification(id: &str, sequence: u64) -> Notification {
+    let notice = Notice {
+        kind: NoticeKind::AlertRaised,
+        alert: Alert { sequence, ..alert(id, None) },
+        outage: None,
+        from: Status::Healthy,
+        to: Status::Unhealthy,
+        url: None,
+        protocol: None,
+        at: from_ms(T0),
+    };
+    Notification::new(notice, "webhook", from_ms(T0))
+}
+
+fn event(sequence: i64) -> Event {
+    Event {
+        id: Uuid::now_v7(),
+        sequence,
+        at: from_ms(T0 + sequence),
+        kind: EventKind::ServiceDown,
+        service: name("auth"),
+        message: "Service unhealthy".to_owned(),
+    }
+}
+
+fn check(at_ms: i64) -> Check {
+    Check {
+        at_ms,
+        status: Status::Healthy,
+        reason: Reason::Ok,
+        kind: Kind::Scheduled,
+        http_status: 200,
+        response_us: Some(1500),
+        streak: 3,
+        error: None,
+    }
+}
+
+#[tokio::test]
+async fn everything_committed_is_restored() {
+    for home in homes().await {
+        let state = ServiceState { sequence: 9, last_check: Some(from_ms(T0)), ..ServiceState::default() };
+        let mut history = History::default();
+        history.record(check(T0), std::time::Duration::from_secs(60));
+        let (open, old) = (outage("auth", T0, None), outage("web", T0 - 90_000_000, Some(T0 - 89_000_000)));
+        let batch = Batch {
+            states: [(name("Auth"), state.clone())].into(),
+            histories: vec![(name("auth"), serde_json::to_string(&history).unwrap(), T0)],
+            outages: [(open.id, open.clone()), (old.id, old.clone())].into(),
+            alerts: [alert("a-1", None), alert("a-2", Some(T0)), alert("a-3", Some(T0 - 1_000_000))]
+                .map(|alert| (alert.id.clone(), alert))
+                .into(),
+            owed: vec![notification("b", 1), notification("a", 2)],
+            events: vec![event(1), event(2)],
+            ..Batch::default()
+        };
+        home.records.write(batch).await.unwrap();
+        drop(home.records);
+        let records = reopen(&home.address).await;
+        let restored = records.restore(since(T0 - 1000)).await.unwrap();
+        assert_eq!(restored.states, [(name("auth"), state)].into());
+        assert_eq!(restored.histories[&name("auth")], (history, T0));
+        assert_eq!(restored.living_alerts, [alert("a-1", None)]);
+        assert_eq!(restored.recent_alerts, [alert("a-2", Some(T0))]);
+        assert_eq!(restored.sequences, [(Component::Service(name("auth")), 7)].into());
+        assert_eq!(restored.outages, [old, open.clone()]);
+        assert_eq!(restored.last_incident, Some(open));
+        assert_eq!(restored.owed, [notification("b", 1), notification("a", 2)]);
+        assert_eq!(restored.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2]);
+    }
+}
+
+/// The thread of the last handle ends in its own time.
+async fn reopen(address: &RecordsAddress) -> Records {
+    crate::support::eventually("the records free again", async || Records::open(address).await.ok()).await
+}
+
+#[tokio::test]
+async fn a_commit_repeated_changes_nothing_and_later_values_replace_earlier_ones() {
+    for home in homes().await {
+        let batch = |severity| Batch {
+            alerts: [("a".to_owned(), Alert { severity, ..alert("a", None) })].into(),
+            owed: vec![notification("a", 1)],
+            events: vec![event(1)],
+            ..Batch::default()
+        };
+        let first = batch(Severity::High);
+        home.records.write(first.clone()).await.unwrap();
+        home.records.write(first).await.unwrap();
+        home.records.write(batch(Severity::Critical)).await.unwrap();
+        let restored = home.records.restore(since(0)).await.unwrap();
+        assert_eq!(restored.living_alerts.len(), 1);
+        assert_eq!(restored.living_alerts[0].severity, Severity::Critical);
+        assert_eq!((restored.owed.len(), restored.events.len()), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn settled_and_dead_rows_leave_the_outbox_and_a_removed_service_its_state() {
+    for home in homes().await {
+        let rows = vec![notification("a", 1), notification("b", 1), notification("c", 1)];
+        let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
+        let states = [(name("auth"), ServiceState::default())].into();
+        home.records.write(Batch { owed: rows, states, ..Batch::default() }).await.unwrap();
+        let batch = Batch {
+            settled: vec![ids[0].clone()],
+            dead: vec![ids[1].clone()],
+            removed: vec![name("AUTH")],
+            ..Batch::default()
+        };
+        home.records.write(batch).await.unwrap();
+        let restored = home.records.restore(since(0)).await.unwrap();
+        assert_eq!(restored.owed.iter().map(|row| row.id.clone()).collect::<Vec<_>>(), [ids[2].clone()]);
+        assert!(restored.states.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
+    for home in homes().await {
+        for second in 0..1200 {
+            let mut checks = CheckBatch::default();
+            checks.push(42, &check(T0 + second * 1000));
+            home.records.write(Batch { checks: vec![checks], ..Batch::default() }).await.unwrap();
+            if second == 99 && matches!(home.address, RecordsAddress::Postgres(_)) {
+                // The rest as one transaction: the pages do not care.
+                let rest = (100..1200).map(|second| {
+                    let mut checks = CheckBatch::default();
+                    checks.push(42, &check(T0 + second * 1000));
+                    checks
+                });
+                home.records.write(Batch { checks: rest.collect(), ..Batch::default() }).await.unwrap();
+                break;
+            }
+        }
+        let read = async |since_ms| {
+            let (mut after, mut checks) = (0, Vec::new());
+            loop {
+                let page = home.records.check_log(since_ms, after).await.unwrap();
+                checks.extend(page.checks);
+                let Some(next) = page.next else { return checks };
+                after = next;
+            }
+        };
+        let all = read(0).await;
+        assert_eq!(all.len(), 1200);
+        assert_eq!(all[5], (42, check(T0 + 5000)));
+        assert_eq!(read(T0 + 1_000_000).await.len(), 199);
+        let retention = Retention { checks_before: from_ms(T0 + 600_000), outages_before: Some(from_ms(T0)) };
+        while home.records.clean_up(retention).await.unwrap() {}
+        assert_eq!(read(0).await.len(), 600);
+    }
+}
+
+#[tokio::test]
+async fn closed_outages_and_resolved_alerts_leave_after_their_time_and_open_ones_never() {
+    for home in homes().await {
+        let list = [outage("a", T0 - 9000, Some(T0 - 5000)), outage("b", T0 - 9000, None)];
+        let batch = Batch {
+            outages: list.map(|outage| (outage.id, outage)).into(),
+            alerts: BTreeMap::from(
+                [alert("x", Some(T0 - 5000)), alert("y", None)].map(|alert| (alert.id.clone(), alert)),
+            ),
+            ..Batch::default()
+        };
+        home.records.write(batch).await.unwrap();
+        let retention = Retention { checks_before: from_ms(0), outages_before: Some(from_ms(T0)) };
+        while home.records.clean_up(retention).await.unwrap() {}
+        let restored = home.records.restore(since(0)).await.unwrap();
+        assert_eq!(restored.outages.iter().map(|outage| outage.service.to_string()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!((restored.living_alerts.len(), restored.recent_alerts.len()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn two_processes_do_not_share_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = RecordsAddress::Sqlite(folder.path().join("records.db"));
+    let _held = Records::open(&address).await.unwrap();
+    assert!(matches!(Records::open(&address).await, Err(StoreError::InUse { .. })));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_with_an_alert() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("records.db"), vec![0x5a; 8192]).unwrap();
+    let clock = as_infrastructure_service::clock::Clock::manual(from_ms(T0));
+    let app = TestApp::start(folder.clone(), clock, &[]).await;
+    app.app.engine.on_time().await;
+    let alerts = app.get("/status/critical").await.json["alerts"].clone();
+    assert_eq!(alerts[0]["type"], "monitor_impaired");
+    assert!(alerts[0]["message"].as_str().unwrap().contains("records.db.damaged-20260131T103000Z"), "{alerts}");
+    assert!(folder.path().join("records.db.damaged-20260131T103000Z").exists());
+}
+
+#[tokio::test]
+async fn the_service_itself_goes_on_from_postgresql() {
+    let recorder = Recorder::start().await;
+    let (url, database) = (recorder.url(), new_database().await);
+    let more =
+        [("METRICS_STORAGE_URL", database.as_str()), ("ALERT_WEBHOOK_URL", &url), ("NOTIFICATION_GROUP_WAIT_MS", "0")];
+    let app = TestApp::with(&more).await;
+    assert_eq!(app.get("/health").await.json["self"]["store"]["kind"], "postgresql");
+    app.fail("web-ui", 3).await;
+    recorder.wait_for(1).await;
+    let app = app.restart(&more).await;
+    let shown = app.get("/health/service/web-ui").await.json;
+    assert_eq!(shown["service"]["consecutiveFailures"], 3);
+    app.answer("web-ui", 5).await;
+    recorder.wait_for(2).await;
+    assert_eq!(recorder.log(), ["alert_raised web-ui", "alert_resolved web-ui"]);
+}
