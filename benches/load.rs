@@ -5,6 +5,8 @@
 //! addresses of 127.0.0.0/8, so that each is a host with a connection of its own. The subject runs on the first core,
 //! targets and Redis on the second. Needs `redis-server` and `taskset`; opens two descriptors a service in all.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says so by ending")]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};

@@ -1,5 +1,7 @@
 //! The pure part of one check under criterion: classify, advance, window, counts. `cargo bench --bench pipeline`
 
+#![expect(clippy::expect_used, reason = "a benchmark that cannot run says so by ending")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

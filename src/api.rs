@@ -33,6 +33,8 @@ pub struct ApiConfig {
     pub cors_allowed_origins: Vec<String>,
     pub max_body_bytes: usize,
     pub max_in_flight: usize,
+    /// Connections at once at most, by what this process may open.
+    pub max_connections: usize,
     pub request_timeout: Duration,
     pub keys: Keys,
     pub scope: AuthScope,
@@ -56,6 +58,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/metrics/prometheus", get(metrics::text))
         .route("/metrics/service/{name}", get(metrics::service))
         .route("/config/reload", post(services::reload))
+        .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)
         .with_state(state)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::api::{self, ApiState, Gate, Reload};
 use crate::clock::Clock;
@@ -25,6 +26,9 @@ use crate::telemetry;
 
 /// Looks at the services file this often: our choice. A poll sees what watchers miss (DEPENDENCIES: ConfigMap links).
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Longest wait for parts that were told to end: our choice, longer than one delivery may take (10 s at most).
+const LAST_WORK: Duration = Duration::from_secs(11);
 
 /// Why the service did not start, or did not stop well. Carries its exit code (CONTRACT.md section 4).
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +63,9 @@ pub struct App {
     pub gate: Gate,
     pub reload: Reload,
     stop: CancellationToken,
-    parts: tokio_util::task::TaskTracker,
+    parts: TaskTracker,
+    stop_committer: CancellationToken,
+    committer: TaskTracker,
     grace: Duration,
 }
 
@@ -73,7 +79,7 @@ pub async fn build(settings: &Settings, registry: Registry, clock: Clock) -> Res
     let clients = Clients::new(settings.egress.clone()).map_err(|error| internal(&error))?;
     let mut channels = vec![Channel::Log];
     if let Some(webhook) = &settings.engine.notify.webhook {
-        channels.push(Channel::Webhook(Webhook::new(webhook.clone()).map_err(|error| internal(&error))?));
+        channels.push(Channel::Webhook(Box::new(Webhook::new(webhook.clone()).map_err(|error| internal(&error))?)));
     }
     let redis = Redis::new(&settings.engine.store.redis).map_err(|error| internal(&error))?;
     let start = async || {
@@ -99,7 +105,8 @@ pub async fn build(settings: &Settings, registry: Registry, clock: Clock) -> Res
         }
         (started, _) => started?,
     };
-    let stop = CancellationToken::new();
+    let (stop, stop_committer) = (CancellationToken::new(), CancellationToken::new());
+    let committer = engine.start_committer(&stop_committer);
     let parts = engine.start(&stop);
     let reload = reload(engine.clone(), settings.services.clone(), settings.defaults.clone());
     let state = ApiState::new(settings.api.clone(), engine.clone(), reload);
@@ -109,6 +116,8 @@ pub async fn build(settings: &Settings, registry: Registry, clock: Clock) -> Res
         reload: state.reload,
         stop,
         parts,
+        stop_committer,
+        committer,
         grace: settings.shutdown_grace,
     })
 }
@@ -120,7 +129,13 @@ impl App {
         self.engine.save_histories(|_| true).await;
         self.stop.cancel();
         self.parts.close();
-        self.parts.wait().await;
+        if tokio::time::timeout(LAST_WORK, self.parts.wait()).await.is_err() {
+            tracing::warn!("a part did not end in time; what it owes is kept");
+        }
+        self.stop_committer.cancel();
+        self.committer.close();
+        self.committer.wait().await;
+        self.engine.records.close().await;
     }
 }
 
@@ -150,13 +165,17 @@ fn reload(engine: Arc<Engine>, file: ServicesFile, defaults: Defaults) -> Reload
     let turn = Arc::new(tokio::sync::Mutex::new(()));
     Arc::new(move || {
         let (engine, file, defaults, turn) = (engine.clone(), file.clone(), defaults.clone(), turn.clone());
-        Box::pin(async move {
+        // A task of its own: a caller that goes away must not leave a reload half done.
+        let work = tokio::spawn(async move {
             let _turn = turn.lock().await;
             let read = tokio::task::spawn_blocking(move || load_services(&file, &defaults)).await;
             let loaded = read.unwrap_or_else(|error| Err(ConfigError(vec![error.to_string()])));
             let at = engine.clock.now();
             match loaded {
                 Ok(registry) => {
+                    if registry.services().is_empty() {
+                        tracing::warn!("the services file lists no services any more: nothing is watched");
+                    }
                     let change = engine.watch(registry, |_| None).await;
                     tracing::info!(
                         added = change.added.len(),
@@ -175,7 +194,8 @@ fn reload(engine: Arc<Engine>, file: ServicesFile, defaults: Defaults) -> Reload
                     Err(problems)
                 }
             }
-        })
+        });
+        Box::pin(async move { work.await.unwrap_or_else(|error| Err(vec![error.to_string()])) })
     })
 }
 
@@ -187,6 +207,9 @@ pub async fn run(settings: Settings, demo: bool) -> Result<(), AppError> {
     install_crypto_provider();
     telemetry::start(&settings.log);
     let registry = load_services(&settings.services, &settings.defaults)?;
+    // A file that was there is expected to stay: its absence is a mistake, not a wish for the built-in services.
+    let mut settings = settings;
+    settings.services.explicit |= settings.services.path.exists();
     let listener = api::serve::listen(&settings.api.host, settings.api.port)
         .await
         .map_err(|problem| ConfigError(vec![problem]))?;
@@ -249,6 +272,7 @@ async fn follow_signals(reload: &Reload, services: &ServicesFile, stop: &Cancell
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut seen = fingerprint(services).await;
+    let mut before = seen;
     let told = wait_for_stop();
     tokio::pin!(told);
     loop {
@@ -261,8 +285,10 @@ async fn follow_signals(reload: &Reload, services: &ServicesFile, stop: &Cancell
             }
             _ = look.tick() => {
                 let now = fingerprint(services).await;
-                // A file that is away for a moment is being replaced.
-                if now.is_some() && now != seen {
+                // A file that is away for a moment, or changes between two looks, is being written.
+                let settled = now == before;
+                before = now;
+                if settled && now.is_some() && now != seen {
                     seen = now;
                     let _ = reload().await;
                 }

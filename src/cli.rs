@@ -1,6 +1,7 @@
 //! The commands. Each returns its exit code; the one that matters is `run`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +17,13 @@ use crate::domain::spec::ServiceSpec;
 use crate::domain::status::Status;
 use crate::domain::time::round2;
 use crate::probes::{self, Clients};
+
+/// Prints a line; a reader that has gone away (`| head`) is no error of ours.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
 
 /// How long `healthcheck` and `services` wait for the running service: our choice, below the usual container limit.
 const ASKING: Duration = Duration::from_secs(3);
@@ -103,6 +111,7 @@ fn asked(work: impl Future<Output = Result<ExitCode, AppError>>) -> ExitCode {
 }
 
 fn run(sources: &Sources, demo: bool) -> ExitCode {
+    raise_file_limit();
     let started = Settings::load(sources).map_err(AppError::from).and_then(|settings| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| AppError::Internal(error.to_string()))?;
@@ -117,6 +126,14 @@ fn run(sources: &Sources, demo: bool) -> ExitCode {
     }
 }
 
+/// Takes all the descriptors this process may have: each check in flight and each kept connection holds one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused only where more is asked for than is allowed; then the present limit stands.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 fn check_config(sources: &Sources) -> ExitCode {
     let mut problems = Vec::new();
     match Settings::load(sources) {
@@ -124,15 +141,18 @@ fn check_config(sources: &Sources) -> ExitCode {
         Ok(settings) => match load_services(&settings.services, &settings.defaults) {
             Err(ConfigError(found)) => problems.extend(found),
             Ok(registry) => {
-                println!("configuration is valid: {} services", registry.services().len());
+                say!("configuration is valid: {} services", registry.services().len());
+                if registry.services().is_empty() {
+                    say!("warning: nothing is watched");
+                }
                 if settings.published_key {
-                    println!("warning: {}", crate::engine::PUBLISHED_KEY_WARNING);
+                    say!("warning: {}", crate::engine::PUBLISHED_KEY_WARNING);
                 }
                 for service in registry.services().iter().filter(|service| service.critical && service.active) {
                     let policy = &settings.engine.detection;
                     let worst = service.worst_case_detection(policy);
                     if worst > policy.promise {
-                        println!(
+                        say!(
                             "warning: {} is told of after {} ms in the worst case, {} ms are promised",
                             service.name,
                             worst.as_millis(),
@@ -144,7 +164,7 @@ fn check_config(sources: &Sources) -> ExitCode {
         },
     }
     for problem in &problems {
-        println!("{problem}");
+        say!("{problem}");
     }
     ExitCode::from(if problems.is_empty() { 0 } else { 2 })
 }
@@ -225,17 +245,17 @@ async fn probe(sources: &Sources, target: &str, as_json: bool) -> Result<ExitCod
                 "response": ms(seen.phases.response),
             },
         });
-        println!("{shown}");
+        say!("{shown}");
     } else {
-        println!("{}: {} ({})", service.url, status.as_str(), verdict.reason.as_str());
+        say!("{}: {} ({})", service.url, status.as_str(), verdict.reason.as_str());
         if let Some(code) = code {
-            println!("  HTTP {code}");
+            say!("  HTTP {code}");
         }
         for (phase, time) in phases.iter().filter_map(|(phase, time)| Some((phase, (*time)?))) {
-            println!("  {:<9} {time} ms", phase.get(2..).unwrap_or(phase));
+            say!("  {:<9} {time} ms", phase.get(2..).unwrap_or(phase));
         }
         for issue in verdict.issues.iter().chain(verdict.error_message.iter().filter(|_| verdict.issues.is_empty())) {
-            println!("  {issue}");
+            say!("  {issue}");
         }
     }
     Ok(ExitCode::from(u8::from(!status.is_up())))
@@ -272,7 +292,7 @@ async fn services(sources: &Sources, asking: &Asking) -> Result<ExitCode, AppErr
         }
     };
     if asking.json {
-        println!("{}", Value::from(rows));
+        say!("{}", Value::from(rows));
         return Ok(ExitCode::SUCCESS);
     }
     let text = |row: &Value, field: &str| row.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -280,7 +300,7 @@ async fn services(sources: &Sources, asking: &Asking) -> Result<ExitCode, AppErr
     for row in &rows {
         let mark = if row.get("critical").and_then(Value::as_bool).unwrap_or(false) { "critical" } else { "" };
         let status = text(row, "status");
-        println!(
+        say!(
             "{:<width$}  {:<9}  {:<8}  {:<12}  {}",
             text(row, "name"),
             status,

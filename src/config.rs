@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use self::reader::{Reader, Unit};
 pub use self::services_file::{ServicesFile, load_services};
@@ -29,8 +29,8 @@ use crate::telemetry::{LogConfig, LogFormat};
 pub const PUBLISHED_KEY: &str = "nmc-internal-services-auth-key-phase1";
 /// CONTRACT.md section 2.
 const KEY_CHARS: usize = 16;
-/// Descriptors kept back from checks for stores, receivers and clients: our choice.
-const RESERVED_FILES: u64 = 256;
+/// Descriptors kept back from checks for stores and receivers: our choice; another eighth is for clients.
+const RESERVED_FILES: u64 = 32;
 /// Share of the remaining descriptors that idle pooled connections may hold: our choice, the rest is for checks.
 const POOLED_SHARE: f64 = 0.75;
 
@@ -100,14 +100,11 @@ impl Settings {
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut reader = Reader::open(&sources.variables, &sources.folder())?;
         let settings = read(&mut reader, &sources.variables);
-        match settings {
-            Some(settings) if reader.problems.is_empty() => Ok(settings),
-            _ => Err(ConfigError(reader.problems)),
-        }
+        if reader.problems.is_empty() { Ok(settings) } else { Err(ConfigError(reader.problems)) }
     }
 }
 
-fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings> {
+fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
     let environment = r.text("server", "environment");
     let well_formed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
     if environment.is_empty() || !environment.chars().all(well_formed) {
@@ -122,23 +119,24 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings
     let (keys, published_key) = keys(r, development);
     let api = ApiConfig {
         host: r.text("server", "host"),
-        port: r.number("server", "port", 0..=65_535)? as u16,
+        port: r.number("server", "port", 0..=65_535) as u16,
         version: match r.text("server", "version") {
             given if !given.is_empty() => given,
             _ => env!("CARGO_PKG_VERSION").to_owned(),
         },
-        environment: environment.clone(),
+        environment,
         service_name: service_name.clone(),
         cors_allowed_origins: r.list("server", "cors_allowed_origins"),
-        max_body_bytes: r.number("server", "api_max_body_bytes", 1024..=1 << 30)? as usize,
-        max_in_flight: r.number("server", "api_max_in_flight", 1..=1 << 20)? as usize,
-        request_timeout: r.duration("server", "api_request_timeout_ms", Unit::Milliseconds, 1)?,
+        max_body_bytes: r.number("server", "api_max_body_bytes", 1024..=1 << 30) as usize,
+        max_in_flight: r.number("server", "api_max_in_flight", 1..=1 << 20) as usize,
+        max_connections: (open_file_limit() / 8).max(16) as usize,
+        request_timeout: r.duration("server", "api_request_timeout_ms", Unit::Milliseconds, 1),
         keys,
         scope: r.choice(
             "auth",
             "auth_scope",
             &[("all", AuthScope::All), ("internal", AuthScope::Internal), ("writes", AuthScope::Writes)],
-        )?,
+        ),
     };
     if api.host.parse::<std::net::IpAddr>().is_err() {
         r.refuse("server", "host", "must be an IP address to listen on, such as 0.0.0.0, 127.0.0.1 or ::");
@@ -148,22 +146,22 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings
             r.refuse("server", "cors_allowed_origins", "must be origins such as https://ui.example.com, or *");
         }
     }
-    let defaults = defaults(r)?;
-    let notify = notify(r, variables, &service_name, &instance)?;
+    let defaults = defaults(r);
+    let notify = notify(r, variables, &service_name, &instance);
     let outage = OutagePolicy {
-        detection_threshold: r.number("outages", "outage_detection_threshold", 1..=1000)? as u32,
-        recovery_threshold: r.number("outages", "recovery_threshold", 1..=1000)? as u32,
-        verification: r.boolean("outages", "outage_verification_enabled")?,
-        confirm_interval: r.duration("checks", "confirm_interval_ms", Unit::Milliseconds, 10)?,
+        detection_threshold: r.number("outages", "outage_detection_threshold", 1..=1000) as u32,
+        recovery_threshold: r.number("outages", "recovery_threshold", 1..=1000) as u32,
+        verification: r.boolean("outages", "outage_verification_enabled"),
+        confirm_interval: r.duration("checks", "confirm_interval_ms", Unit::Milliseconds, 10),
     };
     let alert = AlertPolicy {
-        enabled: r.boolean("alerts", "enable_alerting")?,
+        enabled: r.boolean("alerts", "enable_alerting"),
         min_severity: notify.min_severity,
-        cooldown: r.duration("alerts", "alert_cooldown_minutes", Unit::Minutes, 0)?,
-        escalation: r.duration("alerts", "alert_escalation_minutes", Unit::Minutes, 0)?,
-        max_escalations: r.number("alerts", "alert_max_escalations", 0..=1000)? as u32,
-        error_rate_window: r.duration("alerts", "error_rate_window_ms", Unit::Milliseconds, 1000)?,
-        error_rate_min_checks: r.number("alerts", "error_rate_min_checks", 1..=100_000)?,
+        cooldown: r.duration("alerts", "alert_cooldown_minutes", Unit::Minutes, 0),
+        escalation: r.duration("alerts", "alert_escalation_minutes", Unit::Minutes, 0),
+        max_escalations: r.number("alerts", "alert_max_escalations", 0..=1000) as u32,
+        error_rate_window: r.duration("alerts", "error_rate_window_ms", Unit::Milliseconds, 1000),
+        error_rate_min_checks: r.number("alerts", "error_rate_min_checks", 1..=100_000),
         detection_threshold: outage.detection_threshold,
     };
     if alert.error_rate_window > Duration::from_secs(3600) {
@@ -172,10 +170,10 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings
     let detection = DetectionPolicy {
         outage: outage.clone(),
         group_wait: notify.group_wait,
-        promise: r.duration("checks", "detection_promise_ms", Unit::Milliseconds, 1)?,
+        promise: r.duration("checks", "detection_promise_ms", Unit::Milliseconds, 1),
     };
-    let open_files = open_file_limit().saturating_sub(RESERVED_FILES).max(16);
-    let concurrent = match r.number("checks", "max_concurrent_checks", 0..=1 << 20)? {
+    let open_files = (open_file_limit() / 8 * 7).saturating_sub(RESERVED_FILES).max(8);
+    let concurrent = match r.number("checks", "max_concurrent_checks", 0..=1 << 20) {
         0 => open_files,
         given => given,
     };
@@ -183,11 +181,11 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings
         outage,
         alert,
         detection,
-        alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100)?,
+        alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100),
         max_concurrent_checks: concurrent as usize,
         pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
         notify,
-        store: store(r)?,
+        store: store(r),
         instance,
     };
     let egress = EgressPolicy {
@@ -205,28 +203,27 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Option<Settings
         development,
         own: format!("{}:{}", api.host, api.port).parse().ok(),
     };
-    Some(Settings {
+    let settings = Settings {
         log: LogConfig {
             level: r.text("log", "log_level"),
-            format: r.choice("log", "log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            format: r.choice("log", "log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         },
         services: ServicesFile {
             path: r.text("checks", "services_file").into(),
             explicit: r.is_explicit("checks", "services_file"),
             variables: variables.clone(),
         },
-        shutdown_grace: r.duration("server", "shutdown_grace_ms", Unit::Milliseconds, 0)?,
+        shutdown_grace: r.duration("server", "shutdown_grace_ms", Unit::Milliseconds, 0),
         api,
         engine,
         defaults,
         egress,
         published_key,
-    })
-    .inspect(|settings| {
-        if let Err(error) = crate::telemetry::check_level(&settings.log.level) {
-            r.refuse("log", "log_level", &format!("is not a level or filter: {error}"));
-        }
-    })
+    };
+    if let Err(error) = crate::telemetry::check_level(&settings.log.level) {
+        r.refuse("log", "log_level", &format!("is not a level or filter: {error}"));
+    }
+    settings
 }
 
 /// The keys, and whether the published one is among them.
@@ -259,22 +256,22 @@ fn keys(r: &mut Reader, development: bool) -> (Keys, bool) {
     (Keys::new(&full, &readonly), published)
 }
 
-fn defaults(r: &mut Reader) -> Option<Defaults> {
+fn defaults(r: &mut Reader) -> Defaults {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let warning_ms = ms(r.duration("checks", "response_time_warning", Unit::Milliseconds, 1)?);
-    let critical_ms = ms(r.duration("checks", "response_time_critical", Unit::Milliseconds, 1)?);
+    let warning_ms = ms(r.duration("checks", "response_time_warning", Unit::Milliseconds, 1));
+    let critical_ms = ms(r.duration("checks", "response_time_critical", Unit::Milliseconds, 1));
     let defaults = Defaults {
-        interval: r.duration("checks", "default_check_interval_ms", Unit::Milliseconds, 1)?,
-        critical_interval: r.duration("checks", "critical_service_check_interval_ms", Unit::Milliseconds, 1)?,
-        timeout: r.duration("checks", "health_check_timeout_ms", Unit::Milliseconds, 1)?,
-        retries: r.number("checks", "service_check_retries", 0..=10)? as u32,
-        min_interval: r.duration("checks", "min_check_interval_ms", Unit::Milliseconds, 10)?,
+        interval: r.duration("checks", "default_check_interval_ms", Unit::Milliseconds, 1),
+        critical_interval: r.duration("checks", "critical_service_check_interval_ms", Unit::Milliseconds, 1),
+        timeout: r.duration("checks", "health_check_timeout_ms", Unit::Milliseconds, 1),
+        retries: r.number("checks", "service_check_retries", 0..=10) as u32,
+        min_interval: r.duration("checks", "min_check_interval_ms", Unit::Milliseconds, 10),
         limits: Limits {
             latency: LatencyLimits { warning_ms, critical_ms },
-            error_rate_warning: r.ratio("checks", "error_rate_warning")?,
-            error_rate_critical: r.ratio("checks", "error_rate_critical")?,
-            consecutive_failures_warning: r.number("checks", "consecutive_failures_warning", 1..=1000)? as u32,
-            consecutive_failures_critical: r.number("checks", "consecutive_failures_critical", 1..=1000)? as u32,
+            error_rate_warning: r.ratio("checks", "error_rate_warning"),
+            error_rate_critical: r.ratio("checks", "error_rate_critical"),
+            consecutive_failures_warning: r.number("checks", "consecutive_failures_warning", 1..=1000) as u32,
+            consecutive_failures_critical: r.number("checks", "consecutive_failures_critical", 1..=1000) as u32,
             outage_failures: None,
         },
     };
@@ -299,10 +296,10 @@ fn defaults(r: &mut Reader) -> Option<Defaults> {
     if defaults.timeout > Duration::from_secs(60) {
         r.refuse("checks", "health_check_timeout_ms", "must be at most 60000");
     }
-    Some(defaults)
+    defaults
 }
 
-fn store(r: &mut Reader) -> Option<StoreConfig> {
+fn store(r: &mut Reader) -> StoreConfig {
     let url = r.text("records", "metrics_storage_url");
     let records = if url == "sqlite::memory:" {
         RecordsAddress::SqliteMemory
@@ -316,36 +313,41 @@ fn store(r: &mut Reader) -> Option<StoreConfig> {
             "metrics_storage_url",
             "must be sqlite:///relative/path, sqlite:////absolute/path, sqlite::memory: or postgres://user:pass@host/db",
         );
-        return None;
+        RecordsAddress::SqliteMemory
     };
     let days = |r: &mut Reader, key: &str, least: u64| r.duration("retention", key, Unit::Days, least * 86_400_000);
-    let outage_days = days(r, "outage_retention_days", 0)?;
+    let outage_days = days(r, "outage_retention_days", 0);
     let redis_url = r.text("redis", "redis_url");
+    let is_cluster = redis_url.contains("+cluster://");
     let redis = RedisConfig {
         explicit: r.is_explicit("redis", "redis_url"),
         url: (!redis_url.is_empty()).then(|| SecretString::from(redis_url)),
-        database: i64::try_from(r.number("redis", "metrics_redis_db", 0..=16_383)?).unwrap_or(0),
-        ttl: r.duration("redis", "health_data_ttl_seconds", Unit::Seconds, 1000)?,
+        // A Cluster knows database 0 only; the default of 3 is not the operator's wish.
+        database: if is_cluster && !r.is_explicit("redis", "metrics_redis_db") {
+            0
+        } else {
+            i64::try_from(r.number("redis", "metrics_redis_db", 0..=16_383)).unwrap_or(0)
+        },
+        ttl: r.duration("redis", "health_data_ttl_seconds", Unit::Seconds, 1000),
         prefix: r.text("redis", "redis_key_prefix"),
     };
     if let Err(error) = crate::store::redis::Redis::new(&redis) {
         r.refuse("redis", "redis_url", &error.to_string());
     }
-    let is_cluster = redis.url.as_ref().is_some_and(|url| url.expose_secret().contains("+cluster://"));
     if is_cluster && redis.database != 0 {
         r.refuse("redis", "metrics_redis_db", "must be 0 with a Cluster, which knows no other database");
     }
-    Some(StoreConfig {
+    StoreConfig {
         records,
-        persist_checks: r.boolean("records", "enable_metrics_persistence")?,
+        persist_checks: r.boolean("records", "enable_metrics_persistence"),
         redis,
-        check_retention: days(r, "metrics_retention_days", 1)?.max(days(r, "cleanup_retention_days", 1)?),
+        check_retention: days(r, "metrics_retention_days", 1).max(days(r, "cleanup_retention_days", 1)),
         outage_retention: (!outage_days.is_zero()).then_some(outage_days),
-        cleanup_interval: r.duration("retention", "cleanup_interval", Unit::Seconds, 60_000)?,
-    })
+        cleanup_interval: r.duration("retention", "cleanup_interval", Unit::Seconds, 60_000),
+    }
 }
 
-fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, instance: &str) -> Option<NotifyConfig> {
+fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, instance: &str) -> NotifyConfig {
     let explicit = r.is_explicit("notify", "alert_notification_channels");
     let channels = r.list("notify", "alert_notification_channels");
     for channel in &channels {
@@ -358,6 +360,11 @@ fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, in
             ),
             "email" => {}
             _ => r.refuse("notify", "alert_notification_channels", &format!("names {channel:?}, which is no channel")),
+        }
+    }
+    for key in ["enable_email_alerts", "enable_slack_alerts"] {
+        if !r.text("notify", key).is_empty() && r.boolean("notify", key) {
+            r.refuse("notify", key, "cannot be true: this version cannot send there yet; use ALERT_WEBHOOK_URL");
         }
     }
     let url = r.text("notify", "alert_webhook_url");
@@ -387,7 +394,7 @@ fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, in
     if secrets.len() > 2 {
         r.refuse("notify", "alert_webhook_secrets", "must be one secret, or two while they rotate");
     }
-    let timeout = r.duration("notify", "alert_webhook_timeout_ms", Unit::Milliseconds, 100)?;
+    let timeout = r.duration("notify", "alert_webhook_timeout_ms", Unit::Milliseconds, 100);
     if timeout > Duration::from_secs(10) {
         r.refuse("notify", "alert_webhook_timeout_ms", "must be at most 10000");
     }
@@ -411,16 +418,16 @@ fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, in
             "notify",
             "notify_min_severity",
             &Severity::ALL.map(|severity| (severity.as_str(), severity)),
-        )?,
-        group_wait: r.duration("notify", "notification_group_wait_ms", Unit::Milliseconds, 0)?,
-        retry_min: r.duration("notify", "notification_retry_min_ms", Unit::Milliseconds, 10)?,
-        retry_max: r.duration("notify", "notification_retry_max_ms", Unit::Milliseconds, 10)?,
-        merge_after: r.duration("notify", "notification_merge_after_ms", Unit::Milliseconds, 0)?,
+        ),
+        group_wait: r.duration("notify", "notification_group_wait_ms", Unit::Milliseconds, 0),
+        retry_min: r.duration("notify", "notification_retry_min_ms", Unit::Milliseconds, 10),
+        retry_max: r.duration("notify", "notification_retry_max_ms", Unit::Milliseconds, 10),
+        merge_after: r.duration("notify", "notification_merge_after_ms", Unit::Milliseconds, 0),
     };
     if config.retry_min > config.retry_max {
         r.refuse("notify", "notification_retry_min_ms", "must not be above notification_retry_max_ms");
     }
-    Some(config)
+    config
 }
 
 fn instance_id() -> String {

@@ -39,7 +39,7 @@ use crate::domain::classify::classify;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::judge::{Bench, Decision, Judge};
 use crate::domain::notification::Notification;
-use crate::domain::observation::{Kind, Observation};
+use crate::domain::observation::{Kind, Observation, Reason};
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, OutagePolicy};
 use crate::domain::service::Service;
 use crate::domain::state::{Advance, Change};
@@ -108,6 +108,8 @@ pub struct Engine {
     next_event: AtomicI64,
     /// What to say of records that could not be read at the start.
     set_aside: std::sync::OnceLock<String>,
+    /// When a check last failed for want of our own sockets or memory, unix ms; 0 for never.
+    local_trouble_at: AtomicI64,
     paused: AtomicBool,
     /// No new checks are started.
     draining: CancellationToken,
@@ -142,6 +144,7 @@ impl Engine {
             checks: TaskTracker::new(),
             next_event: AtomicI64::new(1),
             set_aside: std::sync::OnceLock::new(),
+            local_trouble_at: AtomicI64::new(0),
             paused: AtomicBool::new(false),
             draining: CancellationToken::new(),
             cancelled: CancellationToken::new(),
@@ -171,16 +174,14 @@ impl Engine {
             Ok(turn) => turn,
             Err(cause) => return self.counters.skip(cause, 1),
         };
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
-            return self.counters.skip(SkipCause::Overload, 1);
-        };
         let engine = self.clone();
         self.checks.spawn(async move {
+            // First come, first served: when as many checks are in flight as may be, the next are late, and nobody starves.
+            let mut permit = engine.permits.clone().acquire_owned().await.ok();
             if let Some(planned) = planned {
                 engine.counters.late(planned.elapsed());
             }
             let mut kind = kind;
-            let mut permit = Some(permit);
             let mut rechecks = 0;
             loop {
                 let outcome = engine.check(&watched, kind).await;
@@ -196,6 +197,7 @@ impl Engine {
                 }
                 tokio::select! {
                     () = engine.draining.cancelled() => return,
+                    () = watched.interrupted() => return,
                     () = tokio::time::sleep(engine.config.outage.confirm_interval) => {}
                 }
                 rechecks += 1;
@@ -215,11 +217,12 @@ impl Engine {
         let mut early = false;
         let judged_early = async |seen: Observation| {
             early = true;
-            self.take_in(watched, &service, seen, kind).await;
+            self.judge_check(watched, &service, seen, kind, false).await;
         };
         let seen = tokio::select! {
             biased;
             () = self.cancelled.cancelled() => return Outcome::Cancelled,
+            () = watched.interrupted() => return Outcome::Cancelled,
             seen = probes::observe(&self.clients, &service, fresh, judged_early) => seen,
         };
         if watched.is_retired() {
@@ -243,6 +246,18 @@ impl Engine {
         seen: Observation,
         kind: Kind,
     ) -> Vec<Change> {
+        self.judge_check(watched, service, seen, kind, true).await
+    }
+
+    /// `ended`: the probe has; one that is judged before goes into the check log when it has.
+    async fn judge_check(
+        &self,
+        watched: &Arc<Watched>,
+        service: &Service,
+        seen: Observation,
+        kind: Kind,
+        ended: bool,
+    ) -> Vec<Change> {
         let now = self.clock.now();
         let verdict = classify(&seen, service.limits.latency, &service.expected);
         let (from, step, slow) = {
@@ -253,11 +268,15 @@ impl Engine {
         };
         let Advance { state, changes, check: Some(check), must_commit } = step else {
             self.live.inconclusive(watched, &seen);
-            tracing::warn!(service.name = %service.name, reason = verdict.reason.as_str(), "check of {} is inconclusive: {}",
-                service.name, verdict.error_message.unwrap_or_default());
+            if verdict.reason == Reason::LocalResource {
+                self.local_trouble_at.store(now.timestamp_millis(), Ordering::Relaxed);
+            }
+            tracing::debug!(service.name = %service.name, reason = verdict.reason.as_str(), "inconclusive");
             return Vec::new();
         };
-        self.commit.routine(watched.hash, &check);
+        if ended {
+            self.commit.routine(watched.hash, &check);
+        }
         tracing::debug!(service.name = %service.name, status = state.status.as_str(), reason = verdict.reason.as_str(), "checked");
 
         let committed = {
@@ -305,6 +324,7 @@ impl Engine {
         let verdict = classify(seen, service.limits.latency, &service.expected);
         let step = watched.lock().state.amend(&verdict, seen, kind);
         if let Some(check) = step.check {
+            self.commit.routine(watched.hash, &check);
             self.live.amend(watched, step.state, check);
             self.mirror.touch(watched);
         }
@@ -403,7 +423,7 @@ impl Engine {
         for alert_id in &transition.withdrawn {
             settled.extend(self.outbox.withdraw(alert_id));
         }
-        self.outbox.owe(transition.owed);
+        self.outbox.owe(transition.owed, self.clock.now());
         self.settle(settled);
     }
 
@@ -428,12 +448,18 @@ impl Engine {
         drop(self.commit.transition(transition));
     }
 
-    /// Starts every long-lived part; they end with `stop`.
-    pub fn start(self: &Arc<Self>, stop: &CancellationToken) -> TaskTracker {
+    /// Starts the committer: the last part to stop, since the others still hand it their last news.
+    pub fn start_committer(self: &Arc<Self>, stop: &CancellationToken) -> TaskTracker {
         let parts = TaskTracker::new();
         self.supervised(&parts, "committer", stop, |engine, stop| async move {
             engine.committer.lock().await.run(&engine, &stop).await;
         });
+        parts
+    }
+
+    /// Starts every other long-lived part; they end with `stop`.
+    pub fn start(self: &Arc<Self>, stop: &CancellationToken) -> TaskTracker {
+        let parts = TaskTracker::new();
         self.supervised(&parts, "scheduler", stop, |engine, stop| async move {
             engine.scheduler.run(&engine, &stop).await;
         });

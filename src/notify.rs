@@ -46,7 +46,7 @@ pub enum DeliveryError {
 pub enum Channel {
     /// One log line. Always on.
     Log,
-    Webhook(webhook::Webhook),
+    Webhook(Box<webhook::Webhook>),
 }
 
 impl Channel {

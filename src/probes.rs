@@ -3,7 +3,7 @@
 pub mod http;
 mod trace;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,8 +20,12 @@ pub struct Clients {
 
 /// A part of the machinery that could not be built.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot build the HTTP client: {0}")]
-pub struct ClientsError(#[from] reqwest::Error);
+pub enum ClientsError {
+    #[error("cannot build the HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("cannot build the resolver: {0}")]
+    Resolver(#[from] hickory_resolver::net::NetError),
+}
 
 impl Clients {
     /// # Errors
@@ -31,9 +35,28 @@ impl Clients {
     }
 }
 
-/// Tells when the request was sent, while the probe still runs: overrunning is judged from there.
+/// Tells how far a probe has come while it still runs: overrunning is judged from when the request was sent, until the
+/// response head is there.
 #[derive(Debug, Default)]
-pub struct Progress(std::sync::OnceLock<Instant>);
+pub struct Progress(Mutex<Step>);
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Step {
+    #[default]
+    Connecting,
+    Sent(Instant),
+    Answered,
+}
+
+impl Progress {
+    fn step(&self) -> Step {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, step: Step) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step;
+    }
+}
 
 /// Sends one probe. It cannot fail: getting no reply is itself what we came to see.
 ///
@@ -58,28 +81,24 @@ pub async fn observe(
         return attempt.await;
     }
     let mut attempt = std::pin::pin!(attempt);
+    let mut due = started + overrun;
     loop {
-        let due = progress.0.get().copied().unwrap_or(started) + overrun;
         tokio::select! {
             biased;
             seen = &mut attempt => return seen,
             () = tokio::time::sleep_until(due) => {}
         }
-        // The request may have been sent later than the probe began; then there is still time.
-        let overran = progress.0.get().is_some_and(|sent| *sent + overrun <= Instant::now());
-        if overran {
-            let limit = service.limits.latency.critical_ms;
-            let early = Observation::failed(Reason::Latency, format!("High response time (over {limit}ms)"));
-            let (seen, ()) = tokio::join!(attempt, on_overrun(early));
-            return seen;
-        }
-        if progress.0.get().is_none() {
+        due = match progress.step() {
+            Step::Answered => return attempt.await,
             // Not sent yet: nothing can overrun before another whole limit has passed.
-            tokio::select! {
-                biased;
-                seen = &mut attempt => return seen,
-                () = tokio::time::sleep(overrun) => {}
+            Step::Connecting => Instant::now() + overrun,
+            Step::Sent(at) if at + overrun > Instant::now() => at + overrun,
+            Step::Sent(_) => {
+                let limit = service.limits.latency.critical_ms;
+                let early = Observation::failed(Reason::Latency, format!("High response time (over {limit}ms)"));
+                let (seen, ()) = tokio::join!(attempt, on_overrun(early));
+                return seen;
             }
-        }
+        };
     }
 }

@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -40,7 +43,7 @@ impl std::fmt::Debug for Keys {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     Full,
     ReadOnly,
 }
@@ -127,10 +130,10 @@ pub(super) fn authorize(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-) -> Result<(), ApiError> {
+) -> Result<Access, ApiError> {
     let class = class(method, path);
     if class == Class::Open {
-        return Ok(());
+        return Ok(Access::ReadOnly);
     }
     let open = match scope {
         AuthScope::All => false,
@@ -143,14 +146,20 @@ pub(super) fn authorize(
             None if guesses.wrong(from) => return Err(ApiError::Guessing { retry_after: GUESS_WINDOW }),
             None => return Err(ApiError::Unauthenticated("Invalid internal service key")),
         },
-        None if open => return Ok(()),
+        None if open => return Ok(Access::ReadOnly),
         None => return Err(ApiError::Unauthenticated("Internal service authentication required")),
     };
-    // Whether a write is one at all is the router's to say first: an unknown path is 404 to a reader too.
-    if class == Class::Write && access == Access::ReadOnly {
-        return Err(ApiError::Forbidden);
+    Ok(access)
+}
+
+/// Lets readers read only. Runs on routes that exist, with a method they have: to a reader too an unknown path is 404
+/// and a wrong method 405.
+pub(super) async fn writes_need_a_full_key(request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads && request.extensions().get::<Access>() != Some(&Access::Full) {
+        return ApiError::Forbidden.into_response();
     }
-    Ok(())
+    next.run(request).await
 }
 
 /// The one key of a request. Two occurrences, equal or not, are refused.

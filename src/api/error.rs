@@ -15,6 +15,26 @@ use crate::domain::time::Stamp;
 /// Pause a client is asked for when we have no better number: our choice.
 const SOON: Duration = Duration::from_secs(1);
 
+/// A value that breaks a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Invalid {
+    /// `query`, `path` or `body`.
+    pub place: &'static str,
+    pub field: String,
+    /// A sentence without a subject.
+    pub rule: String,
+    /// The rule's name, in the words clients of 002 to 004 know.
+    pub kind: &'static str,
+    /// What was given, where it may be shown.
+    pub input: Option<Value>,
+}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(Box::new(invalid))
+    }
+}
+
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ApiError {
@@ -24,6 +44,8 @@ pub enum ApiError {
     Forbidden,
     #[error("Too many wrong keys from this address")]
     Guessing { retry_after: Duration },
+    #[error("Request body is not JSON, or nested too deep")]
+    Malformed,
     #[error("Not Found")]
     UnknownPath,
     #[error("Method Not Allowed")]
@@ -36,13 +58,12 @@ pub enum ApiError {
     TooLarge(&'static str),
     #[error("URI over 8 KiB")]
     UriTooLong,
-    #[error("Headers over 32 KiB")]
+    #[error("Headers over 32 KiB or 100")]
     HeadersTooLarge,
     #[error("{0}")]
     UnsupportedMedia(&'static str),
-    /// `place` is `query`, `path` or `body`.
-    #[error("{field}: {rule}")]
-    Invalid { place: &'static str, field: String, rule: String, kind: &'static str, input: Option<Value> },
+    #[error("{}: {}", .0.field, .0.rule)]
+    Invalid(Box<Invalid>),
     #[error("{0}")]
     Unavailable(&'static str),
     #[error("{0}")]
@@ -55,6 +76,7 @@ impl ApiError {
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Guessing { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Malformed => StatusCode::BAD_REQUEST,
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::UnknownMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -62,7 +84,7 @@ impl ApiError {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnsupportedMedia(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -73,12 +95,13 @@ impl ApiError {
             Self::Unauthenticated(_) => "unauthenticated",
             Self::Forbidden => "forbidden",
             Self::Guessing { .. } => "too_many_requests",
+            Self::Malformed => "malformed",
             Self::UnknownPath | Self::NotFound(_) => "not_found",
             Self::UnknownMethod => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::TooLarge(_) | Self::UriTooLong | Self::HeadersTooLarge => "too_large",
             Self::UnsupportedMedia(_) => "unsupported_media_type",
-            Self::Invalid { .. } => "invalid",
+            Self::Invalid(_) => "invalid",
             Self::Unavailable(_) => "unavailable",
             Self::Internal(_) => "internal",
         }
@@ -88,9 +111,10 @@ impl ApiError {
     pub(super) fn body(&self, instance: &str, now: DateTime<Utc>) -> Value {
         let message = self.to_string();
         let detail = match self {
-            Self::Invalid { place, field, rule, kind, input } => {
-                let mut item = json!({"type": kind, "loc": [place, field], "msg": rule});
-                if let (Some(input), Some(item)) = (input, item.as_object_mut()) {
+            Self::Invalid(invalid) => {
+                let mut item =
+                    json!({"type": invalid.kind, "loc": [invalid.place, invalid.field], "msg": invalid.rule});
+                if let (Some(input), Some(item)) = (&invalid.input, item.as_object_mut()) {
                     item.insert("input".to_owned(), input.clone());
                 }
                 json!([item])

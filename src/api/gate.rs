@@ -27,6 +27,7 @@ use super::{ApiState, router};
 /// CONTRACT.md section 3.
 const URI_BYTES: usize = 8 * 1024;
 const HEADER_BYTES: usize = 32 * 1024;
+const HEADERS: usize = 100;
 /// Requests for the routes that must always have room, answered at once: our choice.
 const RESERVED: usize = 64;
 
@@ -133,10 +134,11 @@ impl Gate {
             return Err(ApiError::UriTooLong);
         }
         let head: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        if head > HEADER_BYTES {
+        if head > HEADER_BYTES || request.headers().len() > HEADERS {
             return Err(ApiError::HeadersTooLarge);
         }
-        authorize(&config.keys, config.scope, &self.inner.guesses, peer, method, path, request.headers())?;
+        let access = authorize(&config.keys, config.scope, &self.inner.guesses, peer, method, path, request.headers())?;
+        request.extensions_mut().insert(access);
         let must_have_room = matches!(path, "/livez" | "/readyz" | "/health" | "/status/critical");
         let lane = if must_have_room { &self.inner.reserved } else { &self.inner.lane };
         let permit = lane.clone().try_acquire_owned().map_err(|_| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ApiState;
-use super::error::ApiError;
+use super::error::{ApiError, Invalid};
 use super::lists::{self, Page};
 use crate::domain::observation::{Phases, Reason};
 use crate::domain::service::{Service, ServiceName};
@@ -42,10 +43,17 @@ pub(super) async fn livez() -> Json<Value> {
     Json(json!({"status": "alive"}))
 }
 
-/// `GET /readyz`: answers are true. 503 while draining.
+/// `GET /readyz`: answers are true. 503 while draining, and while records cannot be written.
 pub(super) async fn readyz(State(app): State<ApiState>) -> Response {
+    let mut reasons = Vec::new();
     if app.engine.is_draining() {
-        let body = json!({"status": "not_ready", "reasons": ["stopping"]});
+        reasons.push("stopping");
+    }
+    if app.engine.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
+        reasons.push("records not writable");
+    }
+    if !reasons.is_empty() {
+        let body = json!({"status": "not_ready", "reasons": reasons});
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }
     Json(json!({"status": "ready"})).into_response()
@@ -96,6 +104,9 @@ fn itself(app: &ApiState) -> Value {
     if let Some(trouble) = &trouble {
         problems.push(format!("records not writable since {}: {}", Stamp(trouble.since), trouble.error));
     }
+    if engine.is_impaired() {
+        problems.push("checks fail for want of our own sockets, memory or permissions".to_owned());
+    }
     problems.extend(receivers.iter().filter_map(|receiver| receiver.problem.clone()));
     if oldest_age_s > OLD_OUTBOX_S {
         problems.push(format!("notifications owed for {oldest_age_s} seconds"));
@@ -106,6 +117,7 @@ fn itself(app: &ApiState) -> Value {
     if let Some(error) = reload.as_ref().and_then(|reload| reload.error.as_ref()) {
         problems.push(format!("services file not reloaded: {error}"));
     }
+    problems.extend(engine.records_set_aside().map(str::to_owned));
     problems.extend(broken_promises(app));
 
     let durability =
@@ -113,7 +125,7 @@ fn itself(app: &ApiState) -> Value {
     json!({
         "status": if problems.is_empty() { "healthy" } else { "degraded" },
         "monitoring_active": !engine.is_draining(),
-        "impaired": false,
+        "impaired": engine.is_impaired(),
         "instance": engine.config.instance,
         "lease": null,
         "scheduler": {
@@ -204,12 +216,26 @@ pub(super) async fn services(
     page: Page,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let list_only = query.unwrap_or_default().split('&').any(|pair| pair == "view=list");
+    let query = query.unwrap_or_default();
+    let view = query.split('&').find_map(|pair| pair.strip_prefix("view="));
+    let list_only = match view {
+        None => false,
+        Some("list") => true,
+        Some(_) => {
+            return Err(ApiError::from(Invalid {
+                place: "query",
+                field: "view".to_owned(),
+                rule: "must be list, or be left out".to_owned(),
+                kind: "enum",
+                input: None,
+            }));
+        }
+    };
     if page == Page::ALL {
         let name = if list_only { "health/services?view=list" } else { "health/services" };
         return lists::shared(&app, &headers, name, move |app| services_body(app, page, list_only)).await;
     }
-    lists::answer(&app, &headers, || services_body(&app, page, list_only))
+    lists::answer(&app, &headers, app.engine.live.generation(), || services_body(&app, page, list_only))
 }
 
 fn services_body(app: &ApiState, page: Page, list_only: bool) -> ServicesBody {
@@ -323,11 +349,21 @@ struct ServiceHealth {
 /// `GET /health/service/{name}`: state of one service and its latest checks.
 pub(super) async fn service(
     State(app): State<ApiState>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (watched, service) = find(&app, &name)?;
-    lists::answer(&app, &headers, || json!({"service": service_health(&app, &service, &watched.lock())}))
+    let (watched, service) = find(&app, &named(name))?;
+    lists::answer(
+        &app,
+        &headers,
+        watched.generation(),
+        || json!({"service": service_health(&app, &service, &watched.lock())}),
+    )
+}
+
+/// The name in a path; one that cannot be decoded is no service's.
+pub(super) fn named(name: Result<Path<String>, PathRejection>) -> String {
+    name.map(|Path(name)| name).unwrap_or_default()
 }
 
 /// The service called `name`, ignoring case.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::ApiState;
-use super::error::ApiError;
+use super::error::{ApiError, Invalid};
 
 /// From this many services on a list may be shared although something has changed: our choice.
 const LARGE_FLEET: usize = 500;
@@ -51,14 +51,15 @@ impl FromRequestParts<ApiState> for Page {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
-        let Query(pairs) =
-            Query::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(|_| ApiError::Invalid {
+        let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(|_| {
+            ApiError::from(Invalid {
                 place: "query",
                 field: "query".to_owned(),
                 rule: "is not readable".to_owned(),
                 kind: "value_error",
                 input: None,
-            })?;
+            })
+        })?;
         let mut page = Self::ALL;
         for (field, text) in pairs {
             let (slot, least, most) = match field.as_str() {
@@ -66,12 +67,14 @@ impl FromRequestParts<ApiState> for Page {
                 "limit" => (&mut page.limit, 1, MOST),
                 _ => continue,
             };
-            let refuse = |kind, rule: String| ApiError::Invalid {
-                place: "query",
-                field: field.clone(),
-                rule,
-                kind,
-                input: Some(crate::domain::observation::clean(&text).into()),
+            let refuse = |kind, rule: String| {
+                ApiError::from(Invalid {
+                    place: "query",
+                    field: field.clone(),
+                    rule,
+                    kind,
+                    input: Some(crate::domain::observation::clean(&text).into()),
+                })
             };
             let number: i64 = text.parse().map_err(|_| refuse("int_parsing", "must be a whole number".to_owned()))?;
             *slot = match usize::try_from(number) {
@@ -128,13 +131,14 @@ fn json<T: Serialize>(value: &T) -> Result<Bytes, ApiError> {
     })
 }
 
-/// Answers with `make`, or 304 when the caller has it already.
+/// Answers with `make`, or 304 when the caller has it already. `generation` rises with what is shown.
 pub(super) fn answer<T: Serialize>(
     state: &ApiState,
     headers: &HeaderMap,
+    generation: u64,
     make: impl FnOnce() -> T,
 ) -> Result<Response, ApiError> {
-    let tag = tag(state, state.engine.live.generation());
+    let tag = tag(state, generation);
     if matches(headers, &tag) {
         return Ok(not_modified(&tag));
     }

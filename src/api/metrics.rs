@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -11,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ApiState;
-use super::error::ApiError;
-use super::health::{find, latest_ms};
+use super::error::{ApiError, Invalid};
+use super::health::{find, latest_ms, named};
 use super::{lists, prometheus};
 use crate::domain::service::ServiceName;
 use crate::domain::time::{Stamp, round2, round6};
@@ -70,17 +71,17 @@ async fn exposition(app: ApiState, open: bool) -> Result<Response, ApiError> {
 
 /// `format` overrides; then OpenMetrics before text before JSON, by what `Accept` names.
 fn format(asked: Option<&str>, headers: &HeaderMap) -> Result<Format, ApiError> {
-    match asked {
+    match asked.map(str::to_ascii_lowercase).as_deref() {
         Some("json") => return Ok(Format::Json),
         Some("prometheus") => return Ok(Format::Text),
         Some(other) => {
-            return Err(ApiError::Invalid {
+            return Err(ApiError::from(Invalid {
                 place: "query",
                 field: "format".to_owned(),
                 rule: "must be json or prometheus".to_owned(),
                 kind: "enum",
                 input: Some(crate::domain::observation::clean(other).into()),
-            });
+            }));
         }
         None => {}
     }
@@ -89,7 +90,7 @@ fn format(asked: Option<&str>, headers: &HeaderMap) -> Result<Format, ApiError> 
         accepted.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next()).map(str::trim).collect();
     Ok(if media.contains(&"application/openmetrics-text") {
         Format::OpenMetrics
-    } else if media.contains(&"text/plain") {
+    } else if media.contains(&"text/plain") && !media.contains(&"application/json") {
         Format::Text
     } else {
         Format::Json
@@ -127,15 +128,15 @@ fn body(app: &ApiState) -> MetricsBody {
 /// `GET /metrics/service/{name}`: the numbers of one service.
 pub(super) async fn service(
     State(app): State<ApiState>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (watched, service) = find(&app, &name)?;
+    let (watched, service) = find(&app, &named(name))?;
     let now = app.engine.clock.now();
     if watched.lock().history.is_empty() {
         return Err(ApiError::NotFound(format!("No metrics available for {}", service.name)));
     }
-    lists::answer(&app, &headers, || {
+    lists::answer(&app, &headers, watched.generation(), || {
         let inner = watched.lock();
         let (state, history) = (&inner.state, &inner.history);
         let cutoff = (now - FIVE_MINUTES).timestamp_millis();

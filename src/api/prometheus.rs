@@ -189,7 +189,8 @@ impl Snapshot {
         family(to, "infra_uptime_seconds", "Since this process started to serve", gauge)?
             .gauge(&[], self.app.uptime_s as f64)?;
         let redis = engine.mirror.state();
-        if redis != RedisState::Off {
+        // Where nobody asked for Redis, its absence is no news.
+        if !matches!(redis, RedisState::Off | RedisState::Absent) {
             let up = f64::from(u8::from(redis == RedisState::Connected));
             family(to, "infra_redis_up", "The shared copy in Redis can be written", gauge)?.gauge(&[], up)?;
         }

@@ -17,12 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::Gate;
 use super::gate::too_many_connections;
 
-/// Connections at once: our choice, far below the descriptors a process may hold.
+/// Connections at once: our choice.
 const CONNECTIONS: usize = 2048;
-/// Read buffer of a connection: the largest head we accept, CONTRACT.md section 3, and the URI beside it.
-const BUFFER_BYTES: usize = 48 * 1024;
-/// CONTRACT.md section 3.
-const HEADERS: usize = 100;
+/// Read buffer of a connection, and headers read: above what the gate accepts, so that it is the gate that answers.
+const BUFFER_BYTES: usize = 64 * 1024;
+const HEADERS: usize = 500;
 /// Answers under way at the stop may take this long: our choice.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors: our choice, so that the loop does not spin.
@@ -35,7 +34,7 @@ pub async fn serve(listener: TcpListener, gate: Gate, stop: CancellationToken) {
         .header_read_timeout(gate.state().config.request_timeout)
         .max_buf_size(BUFFER_BYTES)
         .max_headers(HEADERS);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(CONNECTIONS.min(gate.state().config.max_connections)));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -11,7 +12,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::ApiState;
-use super::error::ApiError;
+use super::error::{ApiError, Invalid};
 use super::lists::{self, Page};
 use crate::domain::service::ServiceName;
 use crate::domain::status::{Status, dependency_word};
@@ -58,7 +59,7 @@ pub(super) async fn registry(
     if page == Page::ALL {
         return lists::shared(&app, &headers, "services", move |app| registry_body(app, page)).await;
     }
-    lists::answer(&app, &headers, || registry_body(&app, page))
+    lists::answer(&app, &headers, app.engine.live.generation(), || registry_body(&app, page))
 }
 
 fn registry_body(app: &ApiState, page: Page) -> RegistryBody {
@@ -139,7 +140,22 @@ fn dependencies_body(app: &ApiState) -> DependenciesBody {
 }
 
 /// `POST /config/reload`: reads the services file now.
-pub(super) async fn reload(State(app): State<ApiState>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn reload(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
+    if app.engine.is_draining() {
+        return Err(ApiError::Unavailable("Stopping"));
+    }
+    if !body.is_empty() {
+        let given: Value = serde_json::from_slice(&body).map_err(|_| ApiError::Malformed)?;
+        if let Some((field, _)) = given.as_object().and_then(|fields| fields.iter().next()) {
+            return Err(ApiError::from(Invalid {
+                place: "body",
+                field: crate::domain::observation::clean(field),
+                rule: "is not a field of this request".to_owned(),
+                kind: "extra_forbidden",
+                input: None,
+            }));
+        }
+    }
     match (app.reload)().await {
         Ok(change) => {
             let message = format!(
@@ -152,12 +168,12 @@ pub(super) async fn reload(State(app): State<ApiState>) -> Result<Json<Value>, A
                 "message": message, "added": change.added, "changed": change.changed, "removed": change.removed,
             })))
         }
-        Err(problems) => Err(ApiError::Invalid {
+        Err(problems) => Err(ApiError::from(Invalid {
             place: "body",
             field: "services_file".to_owned(),
             rule: problems.join("; "),
             kind: "value_error",
             input: None,
-        }),
+        })),
     }
 }

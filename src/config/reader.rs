@@ -47,6 +47,8 @@ struct Setting {
 pub(super) struct Reader {
     settings: HashMap<(String, String), Setting>,
     pub problems: Vec<String>,
+    /// What stands in the reference: taken where a value is refused, so that everything wrong is told at once.
+    defaults: HashMap<(String, String), String>,
 }
 
 /// Environment variables as a source of the `config` crate: each key by its own name, and `INFRA__SECTION__KEY`.
@@ -86,6 +88,10 @@ impl Reader {
         let one = |error: LayerError| ConfigError(vec![error.to_string()]);
         let defaults =
             layered(Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml))).map_err(one)?;
+        let reference = defaults.iter().flat_map(|(section, keys)| {
+            keys.iter().filter_map(|(key, value)| Some(((section.clone(), key.clone()), text_of(value.clone())?)))
+        });
+        let reference: HashMap<(String, String), String> = reference.collect();
         let known: Vec<(String, String)> =
             defaults.iter().flat_map(|(section, keys)| keys.keys().map(|key| (section.clone(), key.clone()))).collect();
 
@@ -128,7 +134,7 @@ impl Reader {
                 }
             }
         }
-        let mut reader = Self { settings, problems };
+        let mut reader = Self { settings, problems, defaults: reference };
         if reader.is_explicit("server", "environment") && reader.text("server", "environment") != environment {
             reader.refuse("server", "environment", "must be set by the variable ENVIRONMENT, which chooses the files");
         }
@@ -139,6 +145,10 @@ impl Reader {
         let found = self.settings.get(&(section.to_owned(), key.to_owned())).cloned();
         // Every key stands in default.toml, which is compiled in; a test reads all of them.
         found.unwrap_or(Setting { text: String::new(), source: None })
+    }
+
+    fn default_text(&self, section: &str, key: &str) -> String {
+        self.defaults.get(&(section.to_owned(), key.to_owned())).cloned().unwrap_or_default()
     }
 
     /// Notes a problem with a setting, naming where it was written.
@@ -165,91 +175,86 @@ impl Reader {
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
-    pub fn boolean(&mut self, section: &str, key: &str) -> Option<bool> {
+    pub fn boolean(&mut self, section: &str, key: &str) -> bool {
         match self.text(section, key).to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Some(true),
-            "false" | "0" | "no" | "off" => Some(false),
+            "true" | "1" | "yes" | "on" => true,
+            "false" | "0" | "no" | "off" => false,
             _ => {
                 self.refuse(section, key, "must be true or false");
-                None
+                self.default_text(section, key) == "true"
             }
         }
     }
 
     /// A whole number; one written with a fraction of zero (`30.0`) is one too.
-    pub fn number(&mut self, section: &str, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+    pub fn number(&mut self, section: &str, key: &str, range: RangeInclusive<u64>) -> u64 {
         let text = self.text(section, key);
-        let parsed = text.parse::<u64>().ok().or_else(|| {
-            let number = text.parse::<f64>().ok()?;
-            (number.fract() == 0.0 && (0.0..1e15).contains(&number)).then_some(number as u64)
-        });
-        match parsed.filter(|number| range.contains(number)) {
-            Some(number) => Some(number),
-            None => {
-                let rule = format!("must be a whole number from {} to {}, not {text:?}", range.start(), range.end());
-                self.refuse(section, key, &rule);
-                None
-            }
-        }
+        parse_number(&text).filter(|number| range.contains(number)).unwrap_or_else(|| {
+            let rule = format!("must be a whole number from {} to {}, not {text:?}", range.start(), range.end());
+            self.refuse(section, key, &rule);
+            parse_number(&self.default_text(section, key)).unwrap_or(*range.start())
+        })
     }
 
     /// Over 0, at most 1; `1%` is 0.01.
-    pub fn ratio(&mut self, section: &str, key: &str) -> Option<f64> {
+    pub fn ratio(&mut self, section: &str, key: &str) -> f64 {
         let text = self.text(section, key);
-        let parsed = match text.strip_suffix('%') {
-            Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
-            None => text.parse(),
-        };
-        match parsed.ok().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0) {
-            Some(ratio) => Some(ratio),
-            None => {
-                self.refuse(
-                    section,
-                    key,
-                    &format!("must be a ratio over 0 and at most 1, such as 0.05 or 5%, not {text:?}"),
-                );
-                None
-            }
-        }
+        parse_ratio(&text).unwrap_or_else(|| {
+            let rule = format!("must be a ratio over 0 and at most 1, such as 0.05 or 5%, not {text:?}");
+            self.refuse(section, key, &rule);
+            parse_ratio(&self.default_text(section, key)).unwrap_or(1.0)
+        })
     }
 
     /// A span of at least `least_ms`, from the key or its twin in milliseconds.
-    pub fn duration(&mut self, section: &str, key: &str, unit: Unit, least_ms: u64) -> Option<Duration> {
+    pub fn duration(&mut self, section: &str, key: &str, unit: Unit, least_ms: u64) -> Duration {
         let own = self.setting(section, key);
         let twin_key = twin(key).filter(|twin| self.is_explicit(section, twin));
         let parsed = match &twin_key {
             Some(twin) => {
                 let ms = parse_span(&self.text(section, twin), Unit::Milliseconds);
-                let same = own.source.is_none() || ms == parse_span(own.text.trim(), unit);
-                if !same {
-                    self.refuse(section, twin, &format!("disagrees with {key} = {}; set one of them", own.text.trim()));
-                    return None;
+                if own.source.is_some() && ms != parse_span(own.text.trim(), unit) {
+                    let rule = format!("disagrees with {key} = {}; set one of them", own.text.trim());
+                    self.refuse(section, twin, &rule);
                 }
                 ms
             }
             None => parse_span(own.text.trim(), unit),
         };
-        match parsed.filter(|span| span.as_millis() >= u128::from(least_ms)) {
-            Some(span) => Some(span),
-            None => {
-                let key = twin_key.as_deref().unwrap_or(key);
-                let text = self.text(section, key);
-                let rule = format!("must be a duration of at least {least_ms} ms, such as 30s or 1500ms, not {text:?}");
-                self.refuse(section, key, &rule);
-                None
-            }
-        }
+        parsed.filter(|span| span.as_millis() >= u128::from(least_ms)).unwrap_or_else(|| {
+            let written = twin_key.as_deref().unwrap_or(key);
+            let text = self.text(section, written);
+            let rule = format!("must be a duration of at least {least_ms} ms, such as 30s or 1500ms, not {text:?}");
+            self.refuse(section, written, &rule);
+            parse_span(&self.default_text(section, key), unit).unwrap_or_default()
+        })
     }
 
-    pub fn choice<T: Copy>(&mut self, section: &str, key: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Copy, const N: usize>(&mut self, section: &str, key: &str, choices: &[(&str, T); N]) -> T {
+        const { assert!(N > 0, "something to choose from") };
         let text = self.text(section, key).to_ascii_lowercase();
         let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        if chosen.is_none() {
+        chosen.unwrap_or_else(|| {
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             self.refuse(section, key, &format!("must be one of {}, not {text:?}", words.join(", ")));
-        }
-        chosen
+            choices[0].1
+        })
     }
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().or_else(|| {
+        let number = text.parse::<f64>().ok()?;
+        (number.fract() == 0.0 && (0.0..1e15).contains(&number)).then_some(number as u64)
+    })
+}
+
+fn parse_ratio(text: &str) -> Option<f64> {
+    let parsed = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse(),
+    };
+    parsed.ok().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0)
 }
 
 /// `30`, `30.0`, `500ms`, `30s`, `5m`, `2h`, `1d`. At most a hundred years.
@@ -328,7 +333,7 @@ fn from_environment(
         match place {
             Some((section, key)) => add(variable, section, key, text),
             None => {
-                problems.push(format!("{variable}: unknown key; write INFRA__SECTION__KEY as in config/default.toml"))
+                problems.push(format!("{variable}: unknown key; write INFRA__SECTION__KEY as in config/default.toml"));
             }
         }
     }

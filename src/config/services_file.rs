@@ -66,6 +66,9 @@ impl ServicesFile {
     /// Changes with the content. Cheap enough to ask every few seconds.
     pub fn fingerprint(&self) -> Option<u64> {
         use std::hash::{DefaultHasher, Hash, Hasher};
+        if !self.path.exists() {
+            return None;
+        }
         let mut hasher = DefaultHasher::new();
         self.texts().ok()?.hash(&mut hasher);
         Some(hasher.finish())

@@ -93,6 +93,8 @@ impl AlertType {
 #[serde(rename_all = "snake_case")]
 pub enum Component {
     Service(ServiceName),
+    /// The monitor itself: its sockets, memory and permissions.
+    Monitor,
     /// The records store of the monitor.
     Records,
 }
@@ -101,6 +103,7 @@ impl Component {
     pub fn as_str(&self) -> &str {
         match self {
             Self::Service(name) => name.as_str(),
+            Self::Monitor => "monitor",
             Self::Records => "monitor-records",
         }
     }
@@ -108,7 +111,7 @@ impl Component {
     pub fn service(&self) -> Option<&ServiceName> {
         match self {
             Self::Service(name) => Some(name),
-            Self::Records => None,
+            Self::Monitor | Self::Records => None,
         }
     }
 }
@@ -136,15 +139,12 @@ pub enum Told {
 /// What was seen when the alert was last judged.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AlertDetails {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<f64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_dependencies: Vec<ServiceName>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub impacted: Vec<ServiceName>,
 }
 

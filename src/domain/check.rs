@@ -66,6 +66,8 @@ pub fn name_hash(name: &ServiceName) -> u64 {
 /// Checks of about one second, ready to be kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CheckBatch {
+    /// Place in the log, given once: a batch written twice is one batch.
+    pub mark: i64,
     pub from_ms: i64,
     pub to_ms: i64,
     pub count: usize,

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 /// `(1 + e) / (1 - e)` for a relative error `e` of 1 %.
 const GROWTH: f64 = 1.01 / 0.99;
-/// The bucket of the longest latency a `u32` of microseconds can hold is 1109.
-const BUCKETS: usize = 1110;
+/// The bucket of the longest latency a `u32` of microseconds can hold is 1110.
+const BUCKETS: usize = 1111;
 
 fn bucket(us: u32) -> u16 {
     if us <= 1 {
         return us as u16;
     }
-    // At most 1109, see BUCKETS: it fits.
+    // At most 1110, see BUCKETS: it fits.
     (f64::from(us).ln() / GROWTH.ln()).ceil() as u16 + 1
 }
 

@@ -43,6 +43,8 @@ struct Past {
     second: i64,
     last_notified: Option<DateTime<Utc>>,
     resolved_at: Option<DateTime<Utc>>,
+    /// It was told, or held back because its root was: either way the story is known.
+    known: bool,
 }
 
 impl Past {
@@ -53,6 +55,7 @@ impl Past {
             second: in_id.unwrap_or_else(|| alert.triggered_at.timestamp()),
             last_notified: alert.last_notified,
             resolved_at: alert.resolved_at,
+            known: alert.told != Told::No || alert.root_cause.is_some(),
         }
     }
 }
@@ -161,9 +164,15 @@ impl Judge {
         latest_ms: &[u64],
     ) -> Decision {
         let mut decision = Decision::default();
-        let told = Telling { service: Some(service), from, to: state.status };
         let was_failed = self.failed.get(&service.name).cloned();
         let now_failed = failed(state);
+        let ended = was_failed
+            .as_ref()
+            .and_then(|failed| failed.outage.clone())
+            .filter(|_| state.outage.is_none())
+            .map(|outage| Outage { ended: Some(bench.now), ..outage });
+        let from = state.failing.map_or(from, |streak| streak.from);
+        let told = Telling { service: Some(service), from, to: state.status, ended: ended.as_ref() };
         match &now_failed {
             Some(failed) => self.failed.insert(service.name.clone(), failed.clone()),
             None => self.failed.remove(&service.name),
@@ -209,7 +218,7 @@ impl Judge {
         let enough =
             counts.checks >= bench.policy.error_rate_min_checks && counts.not_healthy() >= ERROR_RATE_MIN_FAILURES;
         let limits = &service.limits;
-        let told = Telling { service: Some(service), from: state.status, to: state.status };
+        let told = Telling { service: Some(service), from: state.status, to: state.status, ended: None };
         if rate < limits.error_rate_warning {
             self.apply(bench, &mut decision, service, AlertType::HighErrorRate, None, told);
         } else if enough {
@@ -239,7 +248,7 @@ impl Judge {
     pub fn own_trouble(&mut self, bench: Bench<'_>, component: Component, what: Option<&str>) -> Decision {
         let mut decision = Decision::default();
         let key = (component, AlertType::MonitorImpaired);
-        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown };
+        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
         match what {
             Some(what) => {
                 let condition = Condition {
@@ -265,7 +274,7 @@ impl Judge {
         for key in keys {
             let service = key.0.service().and_then(|name| bench.registry.find(name)).cloned();
             let status = if self.is_failed(&key.0) { Status::Unhealthy } else { Status::Unknown };
-            let told = Telling { service: service.as_deref(), from: status, to: status };
+            let told = Telling { service: service.as_deref(), from: status, to: status, ended: None };
             self.tell_if_due(bench, &mut decision, &key, told);
             self.escalate_if_due(bench, &mut decision, &key, told);
         }
@@ -279,10 +288,42 @@ impl Judge {
         Some(alert.clone())
     }
 
+    /// The registry has changed: alerts whose service is gone or at rest, or whose rule does not apply any more, resolve;
+    /// dependents are judged by the graph as it is now.
+    pub fn after_change(&mut self, bench: Bench<'_>) -> Decision {
+        let mut decision = Decision::default();
+        let watched = |name: &ServiceName| bench.registry.find(name).filter(|service| service.active);
+        let components: Vec<ServiceName> =
+            self.alerts.keys().filter_map(|(component, _)| component.service().cloned()).collect();
+        for name in components.iter().chain(&self.failed.keys().cloned().collect::<Vec<_>>()) {
+            let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
+            let key = |kind| (Component::Service(name.clone()), kind);
+            match watched(name) {
+                None => {
+                    self.failed.remove(name);
+                    AlertType::ALL.into_iter().for_each(|kind| self.resolve(bench, &mut decision, &key(kind), told));
+                }
+                Some(service) if service.is_infrastructure() => {
+                    self.resolve(bench, &mut decision, &key(AlertType::ServiceDown), told);
+                }
+                Some(_) => self.resolve(bench, &mut decision, &key(AlertType::InfrastructureDown), told),
+            }
+        }
+        for name in components {
+            if let Some(service) = watched(&name) {
+                self.judge_dependencies(bench, &mut decision, service);
+            }
+        }
+        for name in self.failed.keys().cloned().collect::<Vec<_>>() {
+            self.dependents_of(bench, &mut decision, &name, true);
+        }
+        decision
+    }
+
     /// A service that is no longer watched: its alerts resolve, and it explains nothing any more.
     pub fn forget(&mut self, bench: Bench<'_>, name: &ServiceName) -> Decision {
         let mut decision = Decision::default();
-        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown };
+        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
         for kind in AlertType::ALL {
             self.resolve(bench, &mut decision, &(Component::Service(name.clone()), kind), told);
         }
@@ -381,9 +422,11 @@ impl Judge {
         let own = self.down_alert(name).map(|alert| alert.id.clone());
         let window = bench.policy.error_rate_window;
         own.or_else(|| {
-            let past = self.past.get(&(Component::Service(name.clone()), AlertType::ServiceDown))?;
-            let in_window = past.resolved_at.is_some_and(|at| at + window > bench.now);
-            (in_window && past.last_notified.is_some()).then(|| past.id.clone())
+            let component = Component::Service(name.clone());
+            let kinds = [AlertType::ServiceDown, AlertType::InfrastructureDown];
+            let mut pasts = kinds.into_iter().filter_map(|kind| self.past.get(&(component.clone(), kind)));
+            let explains = |past: &&Past| past.known && past.resolved_at.is_some_and(|at| at + window > bench.now);
+            pasts.find(explains).map(|past| past.id.clone())
         })
         .map(|id| (id, None))
     }
@@ -409,7 +452,6 @@ impl Judge {
         let is_new = !self.alerts.contains_key(&key);
         if is_new {
             let alert = new_alert(&key, &condition, past, bench);
-            self.past.insert(key.clone(), Past::of(&alert));
             self.alerts.insert(key.clone(), alert);
         }
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
@@ -458,7 +500,9 @@ impl Judge {
             return;
         };
         let waits = alert.kind.waits_for_outage() && outage.is_none();
-        let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(|after| bench.now < after);
+        // A wait longer than the cooldown is the wall clock's doing, set back in the meantime.
+        let waits_until = |after: DateTime<Utc>| bench.now < after && after <= bench.now + bench.policy.cooldown;
+        let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(waits_until);
         let held = alert.suppressed_by.is_some() || waits || cooling;
         if alert.told != Told::No || held || !sendable(alert, bench.policy) {
             return;
@@ -478,6 +522,8 @@ impl Judge {
             return;
         };
         let policy = bench.policy;
+        // The wall clock was set back: the time is counted from now.
+        alert.escalates_from = alert.escalates_from.map(|from| from.min(bench.now));
         let due = alert.escalates_from.is_some_and(|from| bench.now >= from + policy.escalation);
         let may = alert.told != Told::No
             && alert.suppressed_by.is_none()
@@ -509,14 +555,18 @@ impl Judge {
         if alert.told != Told::No {
             let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
             owe(&mut alert, sequence, &mut self.sequences, bench.now);
-            decision.notices.push(told.notice(NoticeKind::AlertResolved, &alert, None, bench.now));
+            decision.notices.push(told.notice(NoticeKind::AlertResolved, &alert, told.ended.cloned(), bench.now));
         }
         self.remember(&alert);
         decision.note(&alert);
     }
 
     fn remember(&mut self, alert: &Alert) {
-        self.past.insert((alert.component.clone(), alert.kind), Past::of(alert));
+        let key = (alert.component.clone(), alert.kind);
+        // A successor that nobody heard of does not end the cooldown of its predecessor.
+        let before = self.past.get(&key).and_then(|past| past.last_notified);
+        let past = Past::of(alert);
+        self.past.insert(key, Past { last_notified: past.last_notified.or(before), ..past });
     }
 
     /// A failing check of a service whose root cause has recovered: after enough of them it speaks for itself.
@@ -575,16 +625,21 @@ impl Judge {
             }
         }
         for dependent in registry.graph.direct_dependents(name) {
-            let Some(service) = registry.find(dependent).filter(|_| registry.is_on_critical_path(dependent)) else {
-                continue;
-            };
-            let failed: Vec<ServiceName> =
-                service.depends_on.iter().filter(|need| self.failed.contains_key(need)).cloned().collect();
-            let condition = (!failed.is_empty()).then(|| self.dependency_condition(service, failed));
-            let status = if self.failed.contains_key(dependent) { Status::Unhealthy } else { Status::Unknown };
-            let told = Telling { service: Some(service), from: status, to: status };
-            self.apply(bench, decision, service, AlertType::DependencyFailure, condition, told);
+            if let Some(service) = registry.find(dependent).filter(|service| service.active) {
+                self.judge_dependencies(bench, decision, service);
+            }
         }
+    }
+
+    /// `dependency_failure` of a service on the critical path, by its direct dependencies as they are now.
+    fn judge_dependencies(&mut self, bench: Bench<'_>, decision: &mut Decision, service: &Service) {
+        let failed: Vec<ServiceName> =
+            service.depends_on.iter().filter(|need| self.failed.contains_key(need)).cloned().collect();
+        let broken = !failed.is_empty() && bench.registry.is_on_critical_path(&service.name);
+        let condition = broken.then(|| self.dependency_condition(service, failed));
+        let status = if self.failed.contains_key(&service.name) { Status::Unhealthy } else { Status::Unknown };
+        let told = Telling { service: Some(service), from: status, to: status, ended: None };
+        self.apply(bench, decision, service, AlertType::DependencyFailure, condition, told);
     }
 
     fn dependency_condition(&self, service: &Service, failed: Vec<ServiceName>) -> Condition {
@@ -623,6 +678,8 @@ struct Telling<'a> {
     service: Option<&'a Service>,
     from: Status,
     to: Status,
+    /// The outage that ends with what is told.
+    ended: Option<&'a Outage>,
 }
 
 impl Telling<'_> {

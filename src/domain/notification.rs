@@ -184,11 +184,11 @@ mod tests {
         };
         let (raise, rise, resolve) =
             (row(AlertRaised, 1, false), row(AlertSeverityRaised, 2, false), row(AlertResolved, 3, true));
-        check(&[raise.clone()], false, Some((AlertRaised, "call-service-down-1:1:webhook")));
+        check(std::slice::from_ref(&raise), false, Some((AlertRaised, "call-service-down-1:1:webhook")));
         check(&[raise.clone(), rise.clone()], false, Some((AlertRaised, "call-service-down-1:2:webhook")));
         check(&[raise.clone(), rise.clone(), resolve.clone()], false, None);
         check(&[raise, rise.clone(), resolve.clone()], true, Some((AlertResolved, "call-service-down-1:3:webhook")));
-        check(&[resolve.clone()], false, Some((AlertResolved, "call-service-down-1:3:webhook")));
+        check(std::slice::from_ref(&resolve), false, Some((AlertResolved, "call-service-down-1:3:webhook")));
         check(&[rise, resolve], false, Some((AlertResolved, "call-service-down-1:3:webhook")));
         assert_eq!(join(&[], false), None);
     }

@@ -21,6 +21,9 @@ const UNSTABLE_AFTER: Duration = Duration::from_secs(5 * 60);
 pub struct Streak {
     pub since: DateTime<Utc>,
     pub count: u32,
+    /// Status before the first of them.
+    #[serde(default)]
+    pub from: Status,
 }
 
 /// What is known of one service now.
@@ -121,7 +124,9 @@ impl ServiceState {
         let confirming = self.outage.is_none() && self.failing.is_some();
         if status == Status::Unhealthy {
             (next.recovering, next.recovering_from) = (0, None);
-            let streak = self.failing.map_or(Streak { since: now, count: 1 }, |s| Streak { count: s.count + 1, ..s });
+            let streak = self
+                .failing
+                .map_or(Streak { since: now, count: 1, from: self.status }, |s| Streak { count: s.count + 1, ..s });
             next.failing = Some(streak);
             if next.outage.is_none() && streak.count >= service.outage_failures(policy) {
                 let outage = open_outage(service, streak.since, now, verdict);
@@ -182,6 +187,11 @@ impl ServiceState {
             phases: Phases::default(),
             ..self.clone()
         }
+    }
+
+    /// Not watched for the time being: no streak goes on, no outage is open.
+    pub fn at_rest(&self) -> Self {
+        Self { failing: None, outage: None, recovering: 0, recovering_from: None, ..self.forget_verdict() }
     }
 
     fn describe(&mut self, verdict: &Verdict, seen: &Observation) {

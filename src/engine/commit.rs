@@ -5,12 +5,13 @@
 //! says `durability: none`, and everything untold to the store is kept, newest value of each thing, and committed under
 //! the same ids when it is back.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -22,6 +23,7 @@ use crate::domain::event::Event;
 use crate::domain::notification::Notification;
 use crate::domain::outage::Outage;
 use crate::domain::state::ServiceState;
+use crate::domain::time::span;
 use crate::store::records::{Batch, Records};
 
 /// How long transitions are gathered: DESIGN.md D3, a few milliseconds.
@@ -33,6 +35,8 @@ const ROUTINE: Duration = Duration::from_secs(1);
 /// How long readers wait for a store that fails before they are told from memory: our choice, two of the 30 seconds a
 /// critical outage has.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest one attempt may take once readers are told from memory: our choice, so that confirming checks stay quick.
+const FIRST_TRY: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_millis(200);
 /// Checks kept for a store that is away: our choice, some 50 MB.
 const UNWRITTEN_CHECKS: usize = 2_000_000;
@@ -47,6 +51,8 @@ pub struct Transition {
     /// Alerts whose unsent messages are taken back.
     pub withdrawn: Vec<String>,
     pub events: Vec<Event>,
+    /// Services whose state is written as it is when the transition comes up.
+    pub saved: Vec<Arc<Watched>>,
     /// What is written with it and seen by nobody.
     pub beside: Batch,
 }
@@ -54,6 +60,9 @@ pub struct Transition {
 impl Transition {
     fn batch(&self) -> Batch {
         let mut batch = self.beside.clone();
+        for watched in self.saved.iter().filter(|watched| !watched.is_retired()) {
+            batch.states.insert(watched.service().name.clone(), watched.lock().state.clone());
+        }
         let states = self.states.iter().filter(|(watched, _, _)| !watched.is_retired());
         batch.states.extend(states.map(|(watched, state, _)| (watched.service().name.clone(), state.clone())));
         batch.outages.extend(self.outages.iter().map(|outage| (outage.id, outage.clone())));
@@ -72,6 +81,8 @@ pub struct Commit {
     transitions: mpsc::UnboundedSender<Waiting>,
     routine: Arc<Mutex<CheckBatch>>,
     trouble: Arc<Mutex<Option<Trouble>>>,
+    /// Place of the newest batch in the check log.
+    mark: Arc<AtomicI64>,
 }
 
 /// Records cannot be written.
@@ -92,7 +103,7 @@ impl Commit {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Waiting>) {
         // Unbounded, but each service waits for its own transition: the queue holds at most one for each of them.
         let (transitions, queue) = mpsc::unbounded_channel();
-        (Self { transitions, routine: Arc::default(), trouble: Arc::default() }, queue)
+        (Self { transitions, routine: Arc::default(), trouble: Arc::default(), mark: Arc::default() }, queue)
     }
 
     /// Hands a transition over in the order of calls. The answer comes when it is committed and visible.
@@ -105,7 +116,19 @@ impl Commit {
 
     /// Notes a routine check, to be written within a second.
     pub fn routine(&self, service: u64, check: &Check) {
-        held(&self.routine).push(service, check);
+        let mut routine = held(&self.routine);
+        if routine.count == 0 {
+            // Its place in the log: after everything before, also when the clock was set back.
+            let mark = self.mark.fetch_max(check.at_ms * 1000, Ordering::Relaxed).max(check.at_ms * 1000);
+            routine.mark = mark + 1;
+            self.mark.store(mark + 1, Ordering::Relaxed);
+        }
+        routine.push(service, check);
+    }
+
+    /// The check log goes up to `mark` already.
+    pub(super) fn log_from(&self, mark: i64) {
+        self.mark.fetch_max(mark, Ordering::Relaxed);
     }
 
     /// Checks that wait to be written.
@@ -133,9 +156,15 @@ impl Committer {
 
     /// Commits until `stop`, then commits what is left and ends.
     pub async fn run(&mut self, engine: &Arc<Engine>, stop: &CancellationToken) {
-        let mut beat = tokio::time::interval(ROUTINE);
+        let mut beat = tokio::time::interval(ROUTINE / 4);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut swept = Instant::now();
         loop {
+            if swept.elapsed() >= ROUTINE * 3 / 4 {
+                // However busy the queue is, routine checks wait no longer than a second.
+                swept = Instant::now();
+                self.take_routine(engine);
+            }
             let stopping = tokio::select! {
                 biased;
                 first = self.queue.recv() => {
@@ -147,10 +176,7 @@ impl Committer {
                     }
                     false
                 }
-                _ = beat.tick() => {
-                    self.take_routine(engine);
-                    false
-                }
+                _ = beat.tick() => false,
                 () = stop.cancelled() => true,
             };
             if stopping {
@@ -188,7 +214,18 @@ impl Committer {
     async fn write(&mut self, engine: &Arc<Engine>, stop: &CancellationToken) {
         let began = Instant::now();
         while !self.pending.is_empty() {
-            match write_once(&engine.records, &engine.counters, self.pending.clone()).await {
+            let known = engine.commit.trouble();
+            let gave_up = known.as_ref().is_some_and(|trouble| trouble.not_durable);
+            let patience = if gave_up { FIRST_TRY } else { PATIENCE.saturating_sub(began.elapsed()).max(FIRST_TRY) };
+            let writing = write_once(&engine.records, &engine.counters, self.pending.clone());
+            let late = || Err("no answer in time".to_owned());
+            // A stop waits for what is written last.
+            let attempt = if stop.is_cancelled() || self.waiting.is_empty() {
+                writing.await
+            } else {
+                timeout(patience, writing).await.unwrap_or_else(|_| late())
+            };
+            match attempt {
                 Ok(()) => {
                     self.pending = Batch::default();
                     if let Some(trouble) = held(&engine.commit.trouble).take() {
@@ -196,8 +233,9 @@ impl Committer {
                     }
                 }
                 Err(error) => {
-                    let patient = began.elapsed() < PATIENCE && !self.waiting.is_empty();
-                    self.note_trouble(engine, error, !patient);
+                    let patient = !gave_up && began.elapsed() < PATIENCE && !self.waiting.is_empty();
+                    let lasting = known.is_some_and(|trouble| span(trouble.since, engine.clock.now()) >= PATIENCE);
+                    self.note_trouble(engine, error, (!patient && !self.waiting.is_empty()) || lasting);
                     if !patient || stop.is_cancelled() {
                         break;
                     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::domain::histogram::Pool;
 
@@ -14,7 +14,7 @@ pub enum SkipCause {
     Running,
     /// Quick re-checks are under way.
     Confirming,
-    /// As many checks are in flight as may be, or the slot had passed before anyone could look.
+    /// The slot had passed before anyone could look.
     Overload,
     /// Checking is paused.
     Paused,
@@ -36,14 +36,20 @@ impl SkipCause {
 /// Upper bounds of `infra_scheduler_lateness_seconds`, in seconds: CONTRACT.md section 16.
 pub const LATENESS_BOUNDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0];
 
+/// Half of what the percentiles of lateness look back over: our choice.
+const LATENESS_WINDOW: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Lateness {
+    /// Of the last minute or two: a lag shows while it lasts, and not after.
     pool: Pool,
+    before: Pool,
+    since: Option<Instant>,
     buckets: [u64; LATENESS_BOUNDS.len() + 1],
     sum_seconds: f64,
 }
 
-/// A copy of the lateness histogram.
+/// The lateness histogram since the start, and percentiles of the last minute or two.
 #[derive(Debug, Clone)]
 pub struct LatenessSeen {
     pub p50_ms: f64,
@@ -100,6 +106,11 @@ impl Counters {
     pub fn late(&self, by: Duration) {
         let seconds = by.as_secs_f64();
         let mut lateness = held(&self.lateness);
+        let now = Instant::now();
+        if lateness.since.is_none_or(|since| now.duration_since(since) >= LATENESS_WINDOW) {
+            lateness.before = std::mem::take(&mut lateness.pool);
+            lateness.since = Some(now);
+        }
         lateness.pool.record(u32::try_from(by.as_micros()).unwrap_or(u32::MAX));
         let bucket = LATENESS_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENESS_BOUNDS.len());
         lateness.buckets[bucket] += 1;
@@ -108,10 +119,12 @@ impl Counters {
 
     pub fn lateness(&self) -> LatenessSeen {
         let lateness = held(&self.lateness);
+        let mut recent = lateness.pool.clone();
+        recent.merge(&lateness.before);
         LatenessSeen {
-            p50_ms: lateness.pool.percentile_ms(0.5),
-            p99_ms: lateness.pool.percentile_ms(0.99),
-            p999_ms: lateness.pool.percentile_ms(0.999),
+            p50_ms: recent.percentile_ms(0.5),
+            p99_ms: recent.percentile_ms(0.99),
+            p999_ms: recent.percentile_ms(0.999),
             buckets: lateness.buckets,
             sum_seconds: lateness.sum_seconds,
         }

@@ -1,15 +1,22 @@
 //! Rules on the beat of a clock: what waited for its time, escalation, error rates, and trouble of our own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::commit::Transition;
 use crate::domain::alert::Component;
-use crate::domain::judge::Decision;
+use crate::domain::judge::{Decision, Judge};
+use crate::domain::time::{from_ms, span};
+
+/// How long the monitor counts as impaired after its own trouble: `IMPAIRED_WINDOW_MS` of CONTRACT.md 4.3.
+const IMPAIRED_FOR: Duration = Duration::from_secs(30);
 
 /// How often waiting alerts are looked at: our choice. Cheap: only living alerts are.
 const BEAT: Duration = Duration::from_secs(1);
@@ -40,13 +47,20 @@ impl Engine {
         let away = trouble.map(|trouble| {
             format!("Records cannot be written since {}: {}", crate::domain::time::Stamp(trouble.since), trouble.error)
         });
-        let what = away.or_else(|| self.set_aside.get().cloned());
-        self.decide(|judge| {
+        let records = away.or_else(|| self.set_aside.get().cloned());
+        let sockets = self.is_impaired().then_some("Checks fail for want of our own sockets, memory or permissions");
+        let committed = self.decide(|judge| {
             let bench = self.bench(&roster.registry, now);
-            let own = judge.own_trouble(bench, Component::Records, what.as_deref());
-            (own, judge.on_time(bench))
-        })
-        .await;
+            vec![
+                judge.own_trouble(bench, Component::Records, records.as_deref()),
+                judge.own_trouble(bench, Component::Monitor, sockets),
+                judge.on_time(bench),
+            ]
+        });
+        if let Some(committed) = committed {
+            // An answer that never comes means that the monitor is ending.
+            let _ = committed.await;
+        }
     }
 
     /// Says, for as long as this process lives, that it began without what was stored.
@@ -55,13 +69,19 @@ impl Engine {
             self.set_aside.set(format!("Damaged records were set aside as {}; history begins anew", file.display()));
     }
 
+    /// What to say of records that could not be read at the start, if that is so.
+    pub fn records_set_aside(&self) -> Option<&str> {
+        self.set_aside.get().map(String::as_str)
+    }
+
     /// Judges the error rate of every service that has failed checks in the window or an alert about them.
     pub async fn error_rates(&self) {
         let now = self.clock.now();
         let roster = self.live.roster();
+        let mut committed = Vec::new();
         for watched in &roster.watched {
             let service = watched.service();
-            if !service.active {
+            if !service.active || watched.is_retired() {
                 continue;
             }
             let (counts, state) = {
@@ -69,42 +89,39 @@ impl Engine {
                 let counts = inner.history.since(now, self.config.alert.error_rate_window);
                 (counts, inner.state.clone())
             };
-            self.decide(|judge| {
+            let deciding = self.decide(|judge| {
                 let matters = counts.not_healthy() > 0 || judge.concerns(&service.name, &state);
-                let decision = if matters {
-                    judge.error_rate(self.bench(&roster.registry, now), &service, &state, counts)
-                } else {
-                    Decision::default()
-                };
-                (decision, Decision::default())
-            })
-            .await;
+                if !matters || watched.is_retired() {
+                    return Vec::new();
+                }
+                vec![judge.error_rate(self.bench(&roster.registry, now), &service, &state, counts)]
+            });
+            committed.extend(deciding);
         }
+        // All are on their way before the first is waited for.
+        join_all(committed).await;
     }
 
-    /// Makes decisions durable and visible, in the order they were made.
-    async fn decide(&self, judge: impl FnOnce(&mut crate::domain::judge::Judge) -> (Decision, Decision)) {
+    /// A check has lately failed for want of something of our own (CONTRACT.md 7.5).
+    pub fn is_impaired(&self) -> bool {
+        let at = self.local_trouble_at.load(Ordering::Relaxed);
+        at != 0 && span(from_ms(at), self.clock.now()) < IMPAIRED_FOR
+    }
+
+    /// Makes decisions durable and visible, in the order they were made. The answer comes when they are.
+    fn decide(&self, judge: impl FnOnce(&mut Judge) -> Vec<Decision>) -> Option<oneshot::Receiver<()>> {
         let now = self.clock.now();
-        let committed = {
-            let mut held = self.judge();
-            let (first, second) = judge(&mut held);
-            let mut transition = Transition::default();
-            for decision in [first, second] {
-                if decision.is_empty() {
-                    continue;
-                }
-                let decided = self.decided(decision, now);
-                transition.alerts.extend(decided.alerts);
-                transition.owed.extend(decided.owed);
-                transition.withdrawn.extend(decided.withdrawn);
-                transition.events.extend(decided.events);
-            }
-            let empty = transition.alerts.is_empty() && transition.owed.is_empty() && transition.withdrawn.is_empty();
-            (!empty).then(|| self.commit.transition(transition))
-        };
-        if let Some(committed) = committed {
-            // An answer that never comes means that the monitor is ending.
-            let _ = committed.await;
+        let mut held = self.judge();
+        let mut transition = Transition::default();
+        let mut some = false;
+        for decision in judge(&mut held).into_iter().filter(|decision| !decision.is_empty()) {
+            let decided = self.decided(decision, now);
+            transition.alerts.extend(decided.alerts);
+            transition.owed.extend(decided.owed);
+            transition.withdrawn.extend(decided.withdrawn);
+            transition.events.extend(decided.events);
+            some = true;
         }
+        some.then(|| self.commit.transition(transition))
     }
 }

@@ -92,6 +92,9 @@ impl Engine {
 
     /// Saves the history of the services whose place in the registry is `chosen`.
     pub async fn save_histories(&self, chosen: impl Fn(usize) -> bool) {
+        if !self.config.store.persist_checks {
+            return;
+        }
         let roster = self.live.roster();
         let places: Vec<usize> = (0..roster.watched.len()).filter(|place| chosen(*place)).collect();
         for places in places.chunks(SAVED_TOGETHER) {
@@ -100,12 +103,12 @@ impl Engine {
                 let name = watched.service().name.clone();
                 let inner = watched.lock();
                 let Some(last) = inner.state.last_check else { continue };
-                let (history, state) = (inner.history.clone(), inner.state.clone());
+                let history = inner.history.clone();
                 drop(inner);
                 match serde_json::to_string(&history) {
                     Ok(json) => {
-                        transition.beside.histories.push((name.clone(), json, last.timestamp_millis()));
-                        transition.beside.states.insert(name, state);
+                        transition.beside.histories.push((name, json, last.timestamp_millis()));
+                        transition.saved.push(watched.clone());
                     }
                     Err(error) => tracing::error!(service.name = %name, %error, "history cannot be saved"),
                 }

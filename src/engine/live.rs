@@ -5,12 +5,13 @@
 //! 20,000.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
 
 use crate::domain::alert::{Alert, AlertType, Severity};
 use crate::domain::check::{Check, name_hash};
@@ -27,6 +28,9 @@ use crate::events::Recent;
 
 /// How long a number that is costly over many critical services stands: our choice.
 const FLEET_FRESHNESS: Duration = Duration::from_secs(1);
+
+/// Resolved alerts kept for the shared copy while it is away: our choice; beyond it their keys expire by themselves.
+const ENDED_ALERTS: usize = 10_000;
 
 /// Upper bounds of `infra_probe_duration_seconds`, in microseconds: CONTRACT.md section 16.
 pub const DURATION_BOUNDS_US: [u32; 14] = [
@@ -48,6 +52,22 @@ impl Tally {
             Some((_, _, count)) => *count += 1,
             None => self.results.push((status, reason, 1)),
         }
+        self.time(response_us);
+    }
+
+    /// The answer to the latest check, which was counted before it came.
+    fn amend(&mut self, reason: Reason, response_us: Option<u32>) {
+        let early = (Some(Status::Unhealthy), Reason::Latency);
+        if reason != Reason::Latency
+            && let Some((_, _, count)) = self.results.iter_mut().find(|(s, r, _)| (*s, *r) == early)
+        {
+            *count = count.saturating_sub(1);
+            self.count(early.0, reason, None);
+        }
+        self.time(response_us);
+    }
+
+    fn time(&mut self, response_us: Option<u32>) {
         if let Some(us) = response_us {
             let bucket = DURATION_BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(DURATION_BOUNDS_US.len());
             self.buckets[bucket] += 1;
@@ -62,6 +82,8 @@ pub struct Inner {
     pub state: ServiceState,
     pub history: History,
     pub tally: Tally,
+    /// The status under which it is counted; `None` while it is not on the roster.
+    counted: Option<Status>,
 }
 
 /// One service being watched.
@@ -75,10 +97,19 @@ pub struct Watched {
     pub pooled: AtomicBool,
     /// Redis has not heard the latest of it.
     pub(super) unmirrored: AtomicBool,
-    /// When the newest check was made that Redis has seen, unix ms.
-    pub(super) mirrored_ms: AtomicI64,
+    /// Checks that Redis has seen, as [`History::recorded`] counts them.
+    pub(super) mirrored: AtomicU64,
+    /// Redis holds an entry that has changed since: the history is written whole.
+    pub(super) mirror_whole: AtomicBool,
+    /// Rises when it is put on the schedule anew: older entries are void.
+    pub(super) scheduled: AtomicU64,
+    /// Given when a check under way is not wanted any more.
+    interrupted: Notify,
     inner: Mutex<Inner>,
 }
+
+/// Between looks at whether a check has been given up: our choice.
+const SEIZING: Duration = Duration::from_millis(2);
 
 const FREE: u8 = 0;
 const RUNNING: u8 = 1;
@@ -110,8 +141,11 @@ impl Watched {
             retired: AtomicBool::new(false),
             pooled: AtomicBool::new(false),
             unmirrored: AtomicBool::new(false),
-            mirrored_ms: AtomicI64::new(i64::MIN),
-            inner: Mutex::new(Inner { state, history, tally: Tally::default() }),
+            mirrored: AtomicU64::new(0),
+            mirror_whole: AtomicBool::new(false),
+            scheduled: AtomicU64::new(0),
+            interrupted: Notify::new(),
+            inner: Mutex::new(Inner { state, history, tally: Tally::default(), counted: None }),
         })
     }
 
@@ -131,6 +165,29 @@ impl Watched {
             Err(CONFIRMING) => Err(super::counters::SkipCause::Confirming),
             Err(_) => Err(super::counters::SkipCause::Running),
         }
+    }
+
+    /// Comes when a check under way is to be given up.
+    pub(super) async fn interrupted(&self) {
+        self.interrupted.notified().await;
+    }
+
+    /// Gives up a check under way and takes the turn: until it is given back nothing reports about this service.
+    pub(super) async fn seize(self: &Arc<Self>) -> Turn {
+        loop {
+            if let Ok(turn) = self.take_turn() {
+                return turn;
+            }
+            self.interrupted.notify_waiters();
+            tokio::time::sleep(SEIZING).await;
+        }
+    }
+
+    /// Rises with every check and change of this service.
+    pub fn generation(&self) -> u64 {
+        let inner = self.lock();
+        // The definition may change without a check: its fingerprint moves the number.
+        inner.history.recorded().wrapping_add(inner.state.sequence) ^ self.service().fingerprint.rotate_left(32)
     }
 
     pub(super) fn retire(&self) {
@@ -222,15 +279,25 @@ impl Live {
         self.roster.load_full()
     }
 
-    /// Puts another roster in place, and counts its services anew.
+    /// Puts another roster in place, and counts its services.
     pub(super) fn replace_roster(&self, roster: Roster) {
-        let mut counts = held(&self.counts);
-        *counts = StatusCounts::default();
+        let roster = Arc::new(roster);
+        let before = self.roster.swap(roster.clone());
+        // Always the service's lock first, then the counts'.
         for watched in &roster.watched {
-            counts.add(watched.lock().state.status);
+            let mut inner = watched.lock();
+            if inner.counted.is_none() {
+                inner.counted = Some(inner.state.status);
+                held(&self.counts).add(inner.state.status);
+            }
         }
-        self.roster.store(Arc::new(roster));
-        drop(counts);
+        for watched in &before.watched {
+            if roster.find(&watched.service().name).is_none()
+                && let Some(status) = watched.lock().counted.take()
+            {
+                held(&self.counts).remove(status);
+            }
+        }
         self.touch(true);
     }
 
@@ -259,7 +326,10 @@ impl Live {
         let (from, to) = (inner.state.status, state.status);
         match (&inner.state.outage, &state.outage) {
             (None, Some(opened)) => inner.history.open_outage(opened.started),
-            (Some(_), None) => inner.history.close_outage(state.last_check.unwrap_or_default()),
+            (Some(_), None) => {
+                let first_good = inner.state.recovering_from.or(state.last_check).unwrap_or_default();
+                inner.history.close_outage(first_good);
+            }
             _ => {}
         }
         inner.state = state;
@@ -268,11 +338,12 @@ impl Live {
             held(&self.window).record(check.at_ms, check.status == Status::Healthy, check.response_us);
             inner.history.record(check, hold);
         }
-        if from != to {
-            // Under the service's lock, so that a count never misses or doubles a change.
+        // Under the service's lock, so that a count never misses or doubles a change.
+        if let Some(counted) = inner.counted.filter(|counted| *counted != to) {
             let mut counts = held(&self.counts);
-            counts.remove(from);
+            counts.remove(counted);
             counts.add(to);
+            inner.counted = Some(to);
         }
         drop(inner);
         self.touch(from != to);
@@ -282,8 +353,13 @@ impl Live {
     pub(super) fn amend(&self, watched: &Watched, state: ServiceState, check: Check) {
         let mut inner = watched.lock();
         inner.state = state;
+        inner.tally.amend(check.reason, check.response_us);
+        if let Some(us) = check.response_us {
+            held(&self.window).late_answer(check.at_ms, us);
+        }
         inner.history.amend(check);
         drop(inner);
+        watched.mirror_whole.store(true, Ordering::Release);
         self.touch(false);
     }
 
@@ -300,7 +376,10 @@ impl Live {
             alerts.insert(alert.id.clone(), alert);
         } else {
             alerts.remove(&alert.id);
-            held(&self.ended_alerts).push(alert);
+            let mut ended = held(&self.ended_alerts);
+            if ended.len() < ENDED_ALERTS {
+                ended.push(alert);
+            }
         }
         drop(alerts);
         self.alert_generation.fetch_add(1, Ordering::AcqRel);

@@ -27,6 +27,8 @@ const PIPELINE: usize = 100;
 const PIPELINE_WHOLE: usize = 20;
 /// Between looks at what nobody told us about: alerts lost by an emptied Redis are back within 5 s (CONTRACT.md 20).
 const LOOK: Duration = Duration::from_secs(4);
+/// Between two writings of changed alerts: our choice.
+const ALERTS_EVERY: Duration = Duration::from_millis(500);
 /// First and longest pause between attempts to connect: HARDENING.md redis.1, at most 5 s with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
@@ -135,7 +137,7 @@ impl Mirror {
             let Err(error) = ended else { return };
             self.lost(engine, &error);
             // Jitter from the low bits of time: replicas must not come back all at once.
-            let jitter = u64::try_from(engine.clock.now().timestamp_subsec_millis()).unwrap_or(0);
+            let jitter = u64::from(engine.clock.now().timestamp_subsec_millis());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause + Duration::from_millis(jitter)) => {}
@@ -168,10 +170,11 @@ impl Mirror {
         let everyone = engine.live.roster().watched.clone();
         everyone.iter().for_each(|watched| watched.unmirrored.store(false, Ordering::Release));
         self.push(redis, engine, &everyone, true).await?;
-        self.put_alerts(redis, engine).await?;
+        let mut seen = engine.live.alert_generation();
+        self.put_alerts(redis, engine, true).await?;
         self.put_metrics(engine).await?;
         let renew_every = (redis.ttl() / 3).max(Duration::from_secs(1));
-        let (mut looked, mut renewed, mut seen) = (Instant::now(), Instant::now(), engine.live.alert_generation());
+        let (mut looked, mut renewed, mut written) = (Instant::now(), Instant::now(), Instant::now());
         loop {
             let stopping = tokio::select! {
                 () = stop.cancelled() => true,
@@ -183,12 +186,14 @@ impl Mirror {
             if !removed.is_empty() {
                 redis.remove(&removed).await?;
             }
+            let mut whole = false;
             let generation = engine.live.alert_generation();
-            let mut put = generation != seen;
-            seen = generation;
+            // However fast alerts change, they are written at most each second.
+            let mut put = generation != seen && written.elapsed() >= ALERTS_EVERY;
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                put |= redis.count_alerts().await? != engine.live.alert_count();
+                whole = !put && redis.count_alerts().await? != engine.live.alert_count();
+                put |= whole;
             }
             if renewed.elapsed() >= renew_every {
                 renewed = Instant::now();
@@ -199,8 +204,9 @@ impl Mirror {
                     redis.renew(names).await?;
                 }
             }
-            if put {
-                self.put_alerts(redis, engine).await?;
+            if put || (stopping && generation != seen) {
+                (seen, written) = (generation, Instant::now());
+                self.put_alerts(redis, engine, whole).await?;
             }
             if stopping {
                 return Ok(());
@@ -232,11 +238,25 @@ impl Mirror {
         Ok(())
     }
 
-    async fn put_alerts(&self, redis: &Redis, engine: &Engine) -> Result<(), RedisError> {
+    /// Writes every living alert, and the end of those that ended; `whole` begins the list of the living ones anew.
+    async fn put_alerts(&self, redis: &Redis, engine: &Engine, whole: bool) -> Result<(), RedisError> {
         let ended = std::mem::take(&mut *held(&engine.live.ended_alerts));
-        let mut alerts = engine.live.alerts();
-        alerts.extend(ended);
-        redis.put_alerts(&alerts).await
+        let written = async {
+            redis.put_alerts(&ended).await?;
+            if whole {
+                redis.forget_alerts().await?;
+            }
+            for alerts in engine.live.alerts().chunks(PIPELINE) {
+                redis.put_alerts(alerts).await?;
+            }
+            Ok(())
+        };
+        let result = written.await;
+        if result.is_err() {
+            // They are told when Redis is back.
+            held(&engine.live.ended_alerts).extend(ended);
+        }
+        result
     }
 
     /// Writes the rolling metrics of every service and of the system.
@@ -282,13 +302,13 @@ fn news(watched: &Arc<Watched>, whole: bool) -> Option<Push> {
     let name = watched.service().name.clone();
     let inner = watched.lock();
     inner.state.last_check?;
-    let after = if whole { i64::MIN } else { watched.mirrored_ms.load(Ordering::Relaxed) };
-    let mut checks: Vec<_> =
-        inner.history.newest().take_while(|check| check.at_ms > after).take(RING).cloned().collect();
+    let whole = watched.mirror_whole.swap(false, Ordering::AcqRel) || whole;
+    let recorded = inner.history.recorded();
+    let seen = watched.mirrored.swap(recorded, Ordering::AcqRel);
+    let unseen = usize::try_from(recorded.saturating_sub(seen)).unwrap_or(RING);
+    let count = if whole { RING } else { unseen.min(RING) };
+    let mut checks: Vec<_> = inner.history.newest().take(count).cloned().collect();
     checks.reverse();
-    if let Some(newest) = checks.last() {
-        watched.mirrored_ms.store(newest.at_ms, Ordering::Relaxed);
-    }
     Some(Push { name, state: inner.state.clone(), checks, rewrite: whole, held: inner.history.len() })
 }
 

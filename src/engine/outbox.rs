@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -34,6 +35,7 @@ pub struct Outbox {
     retry_min: Duration,
     retry_max: Duration,
     merge_after: Duration,
+    group_wait: Duration,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Rows {
     /// In the order they were owed.
-    owed: VecDeque<Notification>,
+    owed: VecDeque<Row>,
     /// Alerts with a message on its way.
     in_flight: HashSet<String>,
     /// Set while the receiver is away.
@@ -58,19 +60,29 @@ struct Rows {
     last_success: Option<DateTime<Utc>>,
 }
 
+/// A message owed. Its waits run on the monotonic clock: a step of the wall clock withholds nothing.
+#[derive(Debug, Clone)]
+struct Row {
+    notification: Notification,
+    due: Instant,
+    /// From here on what is owed about its alert is merged.
+    merge_from: Instant,
+}
+
 #[derive(Debug, Clone)]
 struct Away {
     since: DateTime<Utc>,
     tries: u32,
-    until: DateTime<Utc>,
-    unreachable: bool,
+    until: Instant,
+    /// It could not even be connected to: from then on it is worth a look.
+    look_at: Option<Instant>,
     detail: String,
 }
 
 #[derive(Debug, Clone)]
 struct Refused {
     since: DateTime<Utc>,
-    until: DateTime<Utc>,
+    until: Instant,
     tries: u32,
     code: u16,
 }
@@ -96,7 +108,13 @@ impl Outbox {
     pub(super) fn new(channels: Vec<Channel>, config: &NotifyConfig) -> Self {
         let lanes =
             channels.into_iter().map(|channel| Lane { channel, wake: Notify::new(), rows: Mutex::default() }).collect();
-        Self { lanes, retry_min: config.retry_min, retry_max: config.retry_max, merge_after: config.merge_after }
+        Self {
+            lanes,
+            retry_min: config.retry_min,
+            retry_max: config.retry_max,
+            merge_after: config.merge_after,
+            group_wait: config.group_wait,
+        }
     }
 
     pub fn lanes(&self) -> usize {
@@ -108,12 +126,20 @@ impl Outbox {
     }
 
     /// Takes committed rows over. Rows of a channel that is not configured any more stay in the records.
-    pub fn owe(&self, rows: Vec<Notification>) {
-        for row in rows {
-            if let Some(lane) = self.lanes.iter().find(|lane| lane.channel.name() == row.channel) {
-                lane.rows().owed.push_back(row);
-                lane.wake.notify_one();
-            }
+    pub fn owe(&self, rows: Vec<Notification>, now: DateTime<Utc>) {
+        let at = Instant::now();
+        for notification in rows {
+            let Some(lane) = self.lanes.iter().find(|lane| lane.channel.name() == notification.channel) else {
+                continue;
+            };
+            let age = span(notification.notice.at, now);
+            let row = Row {
+                due: at + span(now, notification.due).min(self.group_wait),
+                merge_from: at + self.merge_after.saturating_sub(age),
+                notification,
+            };
+            lane.rows().owed.push_back(row);
+            lane.wake.notify_one();
         }
     }
 
@@ -124,9 +150,9 @@ impl Outbox {
             let mut rows = lane.rows();
             if !rows.in_flight.contains(alert_id) {
                 rows.owed.retain(|row| {
-                    let keep = row.notice.alert.id != alert_id;
+                    let keep = row.about() != alert_id;
                     if !keep {
-                        taken.push(row.id.clone());
+                        taken.push(row.notification.id.clone());
                     }
                     keep
                 });
@@ -142,7 +168,7 @@ impl Outbox {
         for lane in &self.lanes {
             let rows = lane.rows();
             depth += rows.owed.len();
-            let first = rows.owed.front().map(|row| row.notice.at);
+            let first = rows.owed.front().map(|row| row.notification.notice.at);
             oldest = oldest.into_iter().chain(first).min();
         }
         (depth, oldest)
@@ -176,70 +202,73 @@ impl Outbox {
         let Some(lane) = self.lanes.get(lane) else { return };
         // What a predecessor that panicked had on its way is owed still.
         lane.rows().in_flight.clear();
-        loop {
+        while !stop.is_cancelled() {
             let wait = self.step(lane, engine).await;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = lane.wake.notified() => {}
+                () = lane.wake.notified(), if wait > Duration::ZERO => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// Sends what can be sent now, and says how long there is nothing to do.
+    /// Sends what can be sent now, one round, and says how long there is nothing to do.
     async fn step(&self, lane: &Lane, engine: &Engine) -> Duration {
-        loop {
-            let now = engine.clock.now();
-            let away = lane.rows().away.clone().filter(|away| now < away.until);
-            if let Some(away) = away {
-                let left = span(now, away.until);
-                if !away.unreachable {
-                    return left;
-                }
-                if !lane.channel.is_reachable().await {
-                    return left.min(LOOK_EVERY);
-                }
+        let now = Instant::now();
+        let away = lane.rows().away.clone().filter(|away| now < away.until);
+        if let Some(away) = away {
+            let look_at = away.look_at.unwrap_or(away.until);
+            if now < look_at {
+                return look_at.min(away.until) - now;
             }
-            let picks = self.pick(lane, engine, now);
-            if picks.is_empty() {
-                return lane.next_due(now);
-            }
-            let tried = picks.into_iter().map(|pick| async {
-                let result = lane.channel.deliver(&pick.message).await;
-                (pick, result)
-            });
-            for (pick, result) in join_all(tried).await {
-                self.settle(lane, engine, pick, result);
+            if !lane.channel.is_reachable().await {
+                if let Some(away) = &mut lane.rows().away {
+                    away.look_at = Some(Instant::now() + LOOK_EVERY);
+                }
+                return LOOK_EVERY;
             }
         }
+        let picks = self.pick(lane, engine);
+        if picks.is_empty() {
+            return lane.next_due();
+        }
+        let tried = picks.into_iter().map(|pick| async {
+            let result = lane.channel.deliver(&pick.message).await;
+            (pick, result)
+        });
+        for (pick, result) in join_all(tried).await {
+            self.settle(lane, engine, pick, result);
+        }
+        Duration::ZERO
     }
 
     /// The next messages, at most one for each alert.
-    fn pick(&self, lane: &Lane, engine: &Engine, now: DateTime<Utc>) -> Vec<Pick> {
+    fn pick(&self, lane: &Lane, engine: &Engine) -> Vec<Pick> {
+        let now = Instant::now();
         let mut rows = lane.rows();
         let mut seen = HashSet::new();
-        let mut groups: Vec<Vec<Notification>> = Vec::new();
+        let mut groups: Vec<(bool, Vec<Notification>)> = Vec::new();
         for first in &rows.owed {
-            let alert_id = &first.notice.alert.id;
+            let alert_id = first.about();
             if !seen.insert(alert_id) || rows.in_flight.contains(alert_id) || first.due > now {
                 continue;
             }
             if rows.refused.get(alert_id).is_some_and(|refused| now < refused.until) {
                 continue;
             }
-            let merging = now >= first.notice.at + self.merge_after;
-            let joins =
-                |row: &&Notification| row.notice.alert.id == *alert_id && (merging || row.notice.at <= first.due);
-            groups.push(rows.owed.iter().filter(joins).cloned().collect());
+            let merging = now >= first.merge_from;
+            // Owed within the group wait of the first.
+            let together = first.due + self.group_wait;
+            let joins = |row: &&Row| row.about() == alert_id && (merging || row.due <= together);
+            groups.push((merging, rows.owed.iter().filter(joins).map(|row| row.notification.clone()).collect()));
             if groups.len() == AT_ONCE {
                 break;
             }
         }
         let mut picks = Vec::new();
-        for group in groups {
+        for (merging, group) in groups {
             let Some(first) = group.first() else { continue };
             let alert_id = first.notice.alert.id.clone();
-            let merging = now >= first.notice.at + self.merge_after;
             match join(&group, merging) {
                 Some(Joined::Send { notification, closes }) => {
                     rows.in_flight.insert(alert_id.clone());
@@ -249,7 +278,7 @@ impl Outbox {
                     picks.push(Pick { alert_id, message, closes });
                 }
                 Some(Joined::Nothing { closes }) => {
-                    rows.owed.retain(|row| !closes.contains(&row.id));
+                    rows.owed.retain(|row| !closes.contains(&row.notification.id));
                     engine.counters.notification(lane.channel.name(), "merged", closes.len() as u64);
                     engine.settle(closes);
                 }
@@ -260,13 +289,13 @@ impl Outbox {
     }
 
     fn settle(&self, lane: &Lane, engine: &Engine, pick: Pick, result: Result<(), DeliveryError>) {
-        let now = engine.clock.now();
+        let (now, at) = (engine.clock.now(), Instant::now());
         let channel = lane.channel.name();
         let mut rows = lane.rows();
         rows.in_flight.remove(&pick.alert_id);
         match result {
             Ok(()) => {
-                rows.owed.retain(|row| !pick.closes.contains(&row.id));
+                rows.owed.retain(|row| !pick.closes.contains(&row.notification.id));
                 rows.attempts.remove(&pick.alert_id);
                 rows.refused.remove(&pick.alert_id);
                 rows.last_success = Some(now);
@@ -282,19 +311,22 @@ impl Outbox {
                 engine.counters.notification(channel, "retried", 1);
                 let known = rows.away.take();
                 // Failures of one round count once.
-                let same_round = known.as_ref().filter(|away| now < away.until).cloned();
+                let same_round =
+                    known.as_ref().filter(|away| at < away.until && away.look_at.is_none_or(|look| at < look));
+                let same_round = same_round.cloned();
                 let tries = same_round
                     .as_ref()
                     .map_or_else(|| known.as_ref().map_or(1, |away| away.tries + 1), |away| away.tries);
                 if known.is_none() {
                     tracing::warn!(channel, %detail, "receiver {channel} does not take messages");
                 }
-                let wait = retry_after.unwrap_or_else(|| self.back_off(tries, &pick.message.notification.id));
+                let back_off = self.back_off(tries, &pick.message.notification.id);
+                let wait = retry_after.map_or(back_off, |asked| asked.max(self.retry_min));
                 rows.away = Some(Away {
                     since: known.map_or(now, |away| away.since),
                     tries,
-                    until: same_round.map_or(now + wait, |away| away.until.max(now + wait)),
-                    unreachable,
+                    until: same_round.map_or(at + wait, |away| away.until.max(at + wait)),
+                    look_at: unreachable.then(|| at + LOOK_EVERY),
                     detail,
                 });
             }
@@ -306,14 +338,14 @@ impl Outbox {
                 }
                 let since = known.as_ref().map_or(now, |refused| refused.since);
                 if span(since, now) >= REFUSED_FOR {
-                    rows.owed.retain(|row| !pick.closes.contains(&row.id));
+                    rows.owed.retain(|row| !pick.closes.contains(&row.notification.id));
                     rows.refused.remove(&pick.alert_id);
                     drop(rows);
                     engine.bury(pick.closes);
                     return;
                 }
                 let tries = known.map_or(1, |refused| refused.tries + 1);
-                let until = now + self.back_off(tries, &pick.message.notification.id);
+                let until = at + self.back_off(tries, &pick.message.notification.id);
                 rows.refused.insert(pick.alert_id, Refused { since, until, tries, code });
             }
         }
@@ -333,13 +365,21 @@ impl Lane {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_due(&self, now: DateTime<Utc>) -> Duration {
+    fn next_due(&self) -> Duration {
         let rows = self.rows();
         let due = rows.owed.iter().map(|row| {
-            let refused = rows.refused.get(&row.notice.alert.id).map(|refused| refused.until);
+            let refused = rows.refused.get(row.about()).map(|refused| refused.until);
             refused.map_or(row.due, |until| until.max(row.due))
         });
-        due.min().map_or(LONGEST_SLEEP, |due| span(now, due).clamp(Duration::from_millis(5), LONGEST_SLEEP))
+        let wait = due.min().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(Instant::now()));
+        wait.clamp(Duration::from_millis(5), LONGEST_SLEEP)
+    }
+}
+
+impl Row {
+    /// Id of the alert it is about.
+    fn about(&self) -> &str {
+        &self.notification.notice.alert.id
     }
 }
 

@@ -13,7 +13,7 @@ use super::commit::Transition;
 use super::live::{Roster, Watched};
 use crate::domain::outage::Outage;
 use crate::domain::registry::Registry;
-use crate::domain::service::{Connection, Probe, Service, ServiceName};
+use crate::domain::service::{Connection, Probe, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::History;
 
@@ -59,65 +59,86 @@ impl Engine {
         let mut transition = Transition::default();
         let mut to_schedule = Vec::new();
         let mut watched_now = Vec::with_capacity(registry.services().len());
+        // Turns of services that change or go: while they are held nothing reports about those.
+        let mut turns = Vec::new();
+        let now = self.clock.now();
         for service in registry.services() {
-            let watched = match before.find(&service.name) {
-                Some(watched) => {
-                    if redefine(watched, service, &mut transition) {
-                        change.changed.push(service.name.clone());
-                        to_schedule.push(watched.clone());
-                    }
-                    watched.clone()
+            let Some(watched) = before.find(&service.name) else {
+                change.added.push(service.name.clone());
+                let (mut state, history) = restored(&service.name).unwrap_or_default();
+                if !service.active {
+                    transition.outages.extend(ended(&state, now, "Service deactivated"));
+                    state = state.at_rest();
                 }
-                None => {
-                    change.added.push(service.name.clone());
-                    let (mut state, history) = restored(&service.name).unwrap_or_default();
-                    if !service.active {
-                        state = state.forget_verdict();
-                    }
-                    let watched = Watched::new(service.clone(), state, history);
-                    to_schedule.push(watched.clone());
-                    watched
+                if state.last_check.is_none() {
+                    // From here on the check log is worth reading for it.
+                    transition.beside.histories.extend(empty_history(&service.name, now));
                 }
+                let watched = Watched::new(service.clone(), state, history);
+                to_schedule.push(watched.clone());
+                watched_now.push(watched);
+                continue;
             };
-            watched_now.push(watched);
+            watched_now.push(watched.clone());
+            let old = watched.service();
+            // Being named on the critical path, or depended on, is the registry's and needs no change here.
+            if old.fingerprint == service.fingerprint {
+                continue;
+            }
+            turns.push(watched.seize().await);
+            change.changed.push(service.name.clone());
+            watched.redefine(service.clone());
+            let state = watched.lock().state.clone();
+            if !service.active {
+                transition.outages.extend(ended(&state, now, "Service deactivated"));
+                transition.states.push((watched.clone(), state.at_rest(), None));
+            } else if old.url != service.url {
+                transition.states.push((watched.clone(), state.forget_verdict(), None));
+            }
+            if old.interval != service.interval || old.active != service.active {
+                to_schedule.push(watched.clone());
+            }
         }
         let names: HashSet<&ServiceName> = registry.services().iter().map(|service| &service.name).collect();
         let gone: Vec<Arc<Watched>> =
             before.watched.iter().filter(|watched| !names.contains(&watched.service().name)).cloned().collect();
+        for watched in &gone {
+            turns.push(watched.seize().await);
+            watched.retire();
+        }
         self.share_pool(&watched_now);
         self.live.replace_roster(Roster::new(Arc::new(registry), watched_now, &self.config.detection));
+        // On the schedule before anything is waited for: a reload that is cut short must leave nobody unwatched.
+        for watched in to_schedule.iter().filter(|watched| watched.service().active) {
+            self.scheduler.add(watched);
+            self.mirror.touch(watched);
+        }
 
-        let now = self.clock.now();
         let roster = self.live.roster();
         let committed = {
             let mut judge = self.judge();
             for watched in &gone {
-                watched.retire();
                 let name = watched.service().name.clone();
-                transition.outages.extend(watched.lock().state.outage.clone().map(|outage| Outage {
-                    ended: Some(now),
-                    resolution_notes: Some("Service removed".to_owned()),
-                    ..outage
-                }));
-                let decided = self.decided(judge.forget(self.bench(&roster.registry, now), &name), now);
-                transition.alerts.extend(decided.alerts);
-                transition.owed.extend(decided.owed);
-                transition.withdrawn.extend(decided.withdrawn);
+                transition.outages.extend(ended(&watched.lock().state, now, "Service removed"));
                 transition.beside.removed.push(name.clone());
                 self.mirror.forget(name.clone());
                 change.removed.push(name);
             }
+            let decided = self.decided(judge.after_change(self.bench(&roster.registry, now)), now);
+            transition.alerts.extend(decided.alerts);
+            transition.owed.extend(decided.owed);
+            transition.withdrawn.extend(decided.withdrawn);
             self.commit.transition(transition)
         };
         if !(gone.is_empty() && change.changed.is_empty()) {
             let _ = committed.await;
         }
+        drop(turns);
         for watched in to_schedule.iter().filter(|watched| watched.service().active) {
-            self.scheduler.add(watched);
-            self.mirror.touch(watched);
             // A streak that was being confirmed when the last run ended is confirmed now.
             let service = watched.service();
-            if watched.lock().state.wants_confirmation(&service, &self.config.outage, 0) {
+            let wanted = watched.lock().state.wants_confirmation(&service, &self.config.outage, 0);
+            if wanted {
                 self.start_check(watched.clone(), crate::domain::observation::Kind::Confirm, None);
             }
         }
@@ -136,17 +157,13 @@ impl Engine {
     }
 }
 
-/// Gives `watched` its new definition; `false` when it is the old one.
-fn redefine(watched: &Arc<Watched>, service: &Arc<Service>, transition: &mut Transition) -> bool {
-    let old = watched.service();
-    // Being named on the critical path, or depended on, is the registry's and needs no change here.
-    if old.fingerprint == service.fingerprint {
-        return false;
-    }
-    watched.redefine(service.clone());
-    if old.url != service.url || !service.active {
-        let state = watched.lock().state.forget_verdict();
-        transition.states.push((watched.clone(), state, None));
-    }
-    true
+/// The open outage of `state`, ended now.
+fn ended(state: &ServiceState, now: DateTime<Utc>, notes: &str) -> Option<Outage> {
+    let outage = state.outage.clone()?;
+    Some(Outage { ended: Some(now), resolution_notes: Some(notes.to_owned()), ..outage })
+}
+
+fn empty_history(name: &ServiceName, now: DateTime<Utc>) -> Option<(ServiceName, String, i64)> {
+    let json = serde_json::to_string(&History::default()).ok()?;
+    Some((name.clone(), json, now.timestamp_millis()))
 }

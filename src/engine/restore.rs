@@ -61,7 +61,13 @@ impl Engine {
         let by_hash: HashMap<u64, &Arc<Service>> =
             registry.services().iter().map(|service| (name_hash(&service.name), service)).collect();
         let saved = |name: &ServiceName| stored.histories.get(name).map_or(window_start, |(_, rolled_ms)| *rolled_ms);
-        let since = registry.services().iter().map(|service| saved(&service.name)).min().unwrap_or(window_start);
+        // A service nothing is stored of was never checked: the log holds nothing of it.
+        let stored_of = |service: &&Arc<Service>| {
+            stored.histories.contains_key(&service.name)
+                || known.get(&service.name).is_some_and(|(state, _)| state.last_check.is_some())
+        };
+        let since = registry.services().iter().filter(stored_of).map(|service| saved(&service.name)).min();
+        let Some(since) = since else { return Ok(()) };
         let mut after = 0;
         loop {
             let page = self.records.check_log(since.max(window_start), after).await?;
@@ -128,7 +134,7 @@ impl Engine {
         // Messages that were taken back a moment before the end, and whose rows were still there.
         let held_back = |id: &str| living.iter().any(|alert| alert.id == id && alert.told == Told::No);
         let (stale, owed): (Vec<_>, Vec<_>) = stored.owed.into_iter().partition(|row| held_back(&row.notice.alert.id));
-        self.outbox.owe(owed);
+        self.outbox.owe(owed, now);
         self.settle(stale.into_iter().map(|row| row.id).collect());
 
         let mut judge =
@@ -158,6 +164,7 @@ impl Engine {
             transition.beside.removed.push(name.clone());
         }
         *self.judge() = judge;
+        self.commit.log_from(stored.log_mark);
         let next = stored.events.last().map_or(1, |event| event.sequence + 1);
         self.next_event.store(next, Ordering::Relaxed);
         for event in stored.events {

@@ -4,6 +4,7 @@
 //! Instants are milliseconds on an axis that is wall time at the start and monotonic from there on: phases survive a
 //! restart, and no step of the wall clock moves a check.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ struct Entry {
     due_ms: u64,
     watched: Weak<Watched>,
     cadence: Cadence,
+    generation: u64,
 }
 
 /// Entries by the slot they come up in.
@@ -102,7 +104,8 @@ impl Scheduler {
     pub fn add(&self, watched: &Arc<Watched>) {
         let cadence = Cadence::new(watched.hash, watched.service().interval);
         let due_ms = cadence.first_at_or_after(self.now_ms());
-        self.wheel().insert(Entry { due_ms, watched: Arc::downgrade(watched), cadence });
+        let generation = watched.scheduled.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wheel().insert(Entry { due_ms, watched: Arc::downgrade(watched), cadence, generation });
     }
 
     /// Starts what is due, every slot, until `stop`.
@@ -126,8 +129,8 @@ impl Scheduler {
             let Some(watched) = entry.watched.upgrade() else { continue };
             let service = watched.service();
             // An entry of an older definition: the new one has its own.
-            if watched.is_retired() || !service.active || entry.cadence != Cadence::new(watched.hash, service.interval)
-            {
+            let current = entry.generation == watched.scheduled.load(Ordering::Acquire);
+            if watched.is_retired() || !service.active || !current {
                 continue;
             }
             let (next_ms, missed) = entry.cadence.next(entry.due_ms, now_ms);
@@ -147,7 +150,7 @@ mod tests {
     use crate::domain::service::tests::service;
 
     fn entry(watched: &Arc<Watched>, due_ms: u64) -> Entry {
-        Entry { due_ms, watched: Arc::downgrade(watched), cadence: Cadence::new(0, SLOT) }
+        Entry { due_ms, watched: Arc::downgrade(watched), cadence: Cadence::new(0, SLOT), generation: 0 }
     }
 
     fn due(wheel: &mut Wheel, now_ms: u64) -> Vec<u64> {

@@ -119,9 +119,11 @@ impl Webhook {
     }
 
     pub(super) async fn is_reachable(&self) -> bool {
-        let Ok(addresses) = self.url.socket_addrs(|| None) else { return false };
-        let Some(address) = addresses.first() else { return false };
-        matches!(timeout(LOOK, TcpStream::connect(address)).await, Ok(Ok(_)))
+        let Some(host) = self.url.host_str() else { return false };
+        let port = self.url.port_or_known_default().unwrap_or(0);
+        // Resolved off this thread, and under the same limit.
+        let host = host.trim_matches(['[', ']']);
+        matches!(timeout(LOOK, TcpStream::connect((host, port))).await, Ok(Ok(_)))
     }
 
     fn body(&self, message: &Message) -> Vec<u8> {

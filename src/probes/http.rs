@@ -21,8 +21,8 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
-use super::Progress;
-use super::trace::{GuardedResolver, HandshakeMark, Marking, Marks, TRACE, Trace};
+use super::trace::{ATTEMPT, GuardedResolver, HandshakeMark, Marking, Marks, TRACE, Trace, is_local};
+use super::{ClientsError, Progress, Step};
 use crate::domain::egress::{EgressPolicy, Trust};
 use crate::domain::observation::{Content, Facts, Observation, Phases, ProbeFailure, Reason, Reply};
 use crate::domain::service::{Connection, HttpProbe, Method};
@@ -49,9 +49,9 @@ pub struct HttpClients {
 }
 
 impl HttpClients {
-    pub(super) fn new(egress: EgressPolicy) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(egress: EgressPolicy) -> Result<Self, ClientsError> {
         let egress = Arc::new(egress);
-        let resolver = Arc::new(GuardedResolver::new(egress.clone()));
+        let resolver = Arc::new(GuardedResolver::new(egress.clone())?);
         let client = |idle_per_host: usize| {
             Client::builder()
                 .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
@@ -114,8 +114,10 @@ pub(super) async fn send(
             && let Some(next) = hop.next(&response, probe)
         {
             hop = next;
+            progress.set(Step::Connecting);
             continue;
         }
+        progress.set(Step::Answered);
         return Observation { reply: read(response, probe, deadline).await, phases };
     }
 }
@@ -153,6 +155,10 @@ impl Hop {
         }
         let becomes_get = code == 303 || (matches!(code, 301 | 302) && self.method == Method::Post);
         let method = if becomes_get && self.method != Method::Head { Method::Get } else { self.method };
+        // A body may hold secrets, as headers do: it goes to its own origin only.
+        if probe.body.is_some() && self.with_body && !becomes_get && url.origin() != probe.url.origin() {
+            return None;
+        }
         let same_host = url.host_str() == probe.url.host_str();
         Some(Self {
             url,
@@ -225,7 +231,8 @@ async fn connect_and_send(
         let request = request(client, probe, hop, fresh).build()?;
         client.execute(request).await
     };
-    let mut first = std::pin::pin!(TRACE.scope(trace.clone(), start()));
+    let scoped = |number| TRACE.scope(trace.clone(), ATTEMPT.scope(number, start()));
+    let mut first = std::pin::pin!(scoped(1));
     if let Poll::Ready(done) = futures_util::poll!(&mut first) {
         return done;
     }
@@ -239,10 +246,11 @@ async fn connect_and_send(
     if !trace.is_connecting() {
         return first.await;
     }
-    let second = std::pin::pin!(TRACE.scope(trace.clone(), start()));
+    let second = std::pin::pin!(scoped(2));
     match futures_util::future::select(first, second).await {
-        Either::Left((Err(_), other)) if !trace.is_connected() => other.await,
-        Either::Right((Err(_), other)) if !trace.is_connected() => other.await,
+        // The one that failed did not carry the request: the other may still be answered.
+        Either::Left((Err(_), other)) if trace.winner() != 1 => other.await,
+        Either::Right((Err(_), other)) if trace.winner() != 2 => other.await,
         Either::Left((done, _)) | Either::Right((done, _)) => done,
     }
 }
@@ -305,6 +313,9 @@ fn refusal(error: &reqwest::Error, marks: &Marks, hop: &Hop) -> Refusal {
     if let Some(denied) = marks.denied {
         return Refusal::Failed(egress_denied(&denied.ip().to_string(), hop));
     }
+    if let Some(local) = &marks.local {
+        return Refusal::Failed(ProbeFailure::new(Reason::LocalResource, local));
+    }
     if let Some(unresolved) = &marks.unresolved {
         return Refusal::Failed(ProbeFailure::new(Reason::Dns, unresolved));
     }
@@ -323,14 +334,6 @@ fn refusal(error: &reqwest::Error, marks: &Marks, hop: &Hop) -> Refusal {
         _ => Reason::ConnectRefused,
     };
     Refusal::Failed(ProbeFailure::new(reason, detail))
-}
-
-/// Our own sockets, ports or memory are used up: EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL.
-fn is_local(os_error: i32) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL]
-        .iter()
-        .any(|errno| errno.raw_os_error() == os_error)
 }
 
 /// Nobody answered the call: ETIMEDOUT, EHOSTUNREACH, ENETUNREACH.

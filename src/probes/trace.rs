@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::NamedGroup;
@@ -17,7 +18,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::Progress;
+use super::{Progress, Step};
 use crate::domain::egress::{EgressPolicy, Trust};
 use crate::domain::observation::Phases;
 
@@ -26,6 +27,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 tokio::task_local! {
     /// The attempt that runs in this task.
     pub(super) static TRACE: Arc<Trace>;
+    /// Which of two attempts at it this is: 1 or 2.
+    pub(super) static ATTEMPT: u8;
 }
 
 /// One attempt to send one request.
@@ -34,8 +37,8 @@ pub(super) struct Trace {
     trust: Trust,
     port: u16,
     progress: Arc<Progress>,
-    /// Set by the first of two attempts to have a connection: that one carries the request.
-    taken: AtomicBool,
+    /// The first of two attempts to have a connection, 0 while none has: that one carries the request.
+    winner: AtomicU8,
     marks: Mutex<Marks>,
 }
 
@@ -50,11 +53,13 @@ pub(super) struct Marks {
     /// Every address of the host is forbidden; the first of them.
     pub denied: Option<SocketAddr>,
     pub unresolved: Option<String>,
+    /// The resolver itself had no sockets or memory left.
+    pub local: Option<String>,
 }
 
 impl Trace {
     pub fn new(trust: Trust, port: u16, progress: Arc<Progress>) -> Arc<Self> {
-        Arc::new(Self { trust, port, progress, taken: AtomicBool::new(false), marks: Mutex::default() })
+        Arc::new(Self { trust, port, progress, winner: AtomicU8::new(0), marks: Mutex::default() })
     }
 
     fn set(&self) -> MutexGuard<'_, Marks> {
@@ -67,7 +72,7 @@ impl Trace {
 
     /// The request goes out now, on a connection that was there.
     pub fn sent(&self) {
-        let _ = self.progress.0.set(Instant::now());
+        self.progress.set(Step::Sent(Instant::now()));
     }
 
     /// No connection was there, a new one is made.
@@ -75,8 +80,9 @@ impl Trace {
         self.set().connecting.is_some()
     }
 
-    pub fn is_connected(&self) -> bool {
-        self.set().connected.is_some()
+    /// The attempt that carries the request, 0 while none does.
+    pub fn winner(&self) -> u8 {
+        self.winner.load(Ordering::Relaxed)
     }
 
     /// A TCP connection is being waited for.
@@ -142,7 +148,8 @@ where
             let connection = connecting.await?;
             let mut lost = false;
             with_trace(|trace| {
-                lost = trace.taken.swap(true, Ordering::Relaxed);
+                let this = ATTEMPT.try_with(|number| *number).unwrap_or(1);
+                lost = trace.winner.compare_exchange(0, this, Ordering::Relaxed, Ordering::Relaxed).is_err();
                 if !lost {
                     trace.set().connected = Some(Instant::now());
                     trace.sent();
@@ -165,19 +172,24 @@ pub(super) struct GuardedResolver {
 }
 
 impl GuardedResolver {
-    pub fn new(egress: Arc<EgressPolicy>) -> Self {
-        let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+    /// # Errors
+    /// The resolver cannot be set up.
+    pub fn new(egress: Arc<EgressPolicy>) -> Result<Self, NetError> {
+        let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
             tracing::warn!(%error, "no resolver configuration on this system: only addresses and /etc/hosts will resolve");
             TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
         });
-        let mut builder = builder;
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        let resolver = builder.build().unwrap_or_else(|error| {
-            // Only a TLS set-up can fail here, and plain DNS has none.
-            unreachable!("plain DNS needs no set-up that can fail: {error}")
-        });
-        Self { resolver, egress }
+        Ok(Self { resolver: builder.build()?, egress })
     }
+}
+
+/// Our own sockets, ports or memory are used up: EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL.
+pub(super) fn is_local(os_error: i32) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL]
+        .iter()
+        .any(|errno| errno.raw_os_error() == os_error)
 }
 
 impl Resolve for GuardedResolver {
@@ -197,6 +209,11 @@ impl Resolve for GuardedResolver {
                 Ok(found) => found.iter().map(|ip| SocketAddr::new(ip, port)).collect(),
                 Err(error) => {
                     let text = error.to_string();
+                    if let NetError::Io(cause) = &error
+                        && cause.raw_os_error().is_some_and(is_local)
+                    {
+                        with_trace(|trace| trace.set().local = Some(cause.to_string()));
+                    }
                     with_trace(|trace| trace.set().unresolved = Some(text.clone()));
                     return Err(text.into());
                 }

@@ -61,7 +61,12 @@ impl Batch {
             self.histories.retain(|(of, _, _)| of != name);
         }
         self.removed.retain(|name| !later.states.contains_key(name));
-        self.states.extend(later.states);
+        for (name, state) in later.states {
+            // What was read before a change and handed over after it must not undo it.
+            if self.states.get(&name).is_none_or(|known| known.sequence <= state.sequence) {
+                self.states.insert(name, state);
+            }
+        }
         for history in later.histories {
             self.histories.retain(|(of, _, _)| *of != history.0);
             self.histories.push(history);
@@ -94,6 +99,8 @@ pub struct Restored {
     pub owed: Vec<Notification>,
     /// The newest events, oldest first.
     pub events: Vec<Event>,
+    /// Place of the newest batch in the check log.
+    pub log_mark: i64,
 }
 
 /// How far back a restore reaches.
@@ -187,6 +194,13 @@ impl Records {
         match self {
             Self::Sqlite(records) => records.check_log(since_ms, after).await,
             Self::Postgres(records) => records.check_log(since_ms, after).await,
+        }
+    }
+
+    /// Leaves everything in one file, where that is a matter of files.
+    pub async fn close(&self) {
+        if let Self::Sqlite(records) = self {
+            records.close().await;
         }
     }
 

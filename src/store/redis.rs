@@ -11,7 +11,9 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, TlsMode, Value,
+};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::json;
@@ -57,6 +59,7 @@ enum Address {
         nodes: Vec<ConnectionAddr>,
         master: String,
         node: ConnectionInfo,
+        tls: bool,
     },
     Cluster(Vec<ConnectionInfo>),
 }
@@ -123,7 +126,7 @@ impl Redis {
                 Address::Single(info) => Link::Single(
                     Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await?,
                 ),
-                Address::Sentinel { nodes, master, node } => {
+                Address::Sentinel { nodes, master, node, tls } => {
                     let mut builder = SentinelClientBuilder::new(nodes.clone(), master, SentinelServerType::Master)?
                         .set_client_to_redis_db(node.redis_settings().db());
                     if let Some(user) = node.redis_settings().username() {
@@ -131,6 +134,9 @@ impl Redis {
                     }
                     if let Some(password) = node.redis_settings().password() {
                         builder = builder.set_client_to_redis_password(password);
+                    }
+                    if *tls {
+                        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
                     }
                     let mut client = builder.build()?;
                     Link::Single(client.get_async_connection_with_config(&config).await?)
@@ -187,7 +193,8 @@ impl Redis {
         let answers = answers.map_err(|_| RedisError::Late)??;
         // A demoted primary answers READONLY for ever on a connection that stays open.
         if let Some(error) = answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) => Some(redis::RedisError::from(error.clone())),
+            // A key of another type is the writer's to mend.
+            Value::ServerError(error) if error.code() != "WRONGTYPE" => Some(redis::RedisError::from(error.clone())),
             _ => None,
         }) {
             return Err(error.into());
@@ -207,20 +214,21 @@ impl Redis {
         let mut lengths = Vec::with_capacity(pushes.len());
         for push in pushes {
             let (health, history) = (self.keys.health(&push.name), self.keys.history(&push.name));
-            commands.push(health_command(&health, &push.state));
-            commands.push(expire(&health, seconds));
+            let first = commands.len();
             if push.rewrite {
                 let mut delete = redis::cmd("DEL");
-                delete.arg(&history);
+                delete.arg(&health).arg(&history);
                 commands.push(delete);
             }
+            commands.push(health_command(&health, &push.state));
+            commands.push(expire(&health, seconds));
             if !push.checks.is_empty() {
                 let mut add = redis::cmd("LPUSH");
                 add.arg(&history);
                 for check in &push.checks {
                     add.arg(history_entry(check));
                 }
-                lengths.push((commands.len(), push));
+                lengths.push((first, commands.len(), push));
                 commands.push(add);
                 let mut trim = redis::cmd("LTRIM");
                 trim.arg(&history).arg(0).arg(RING - 1);
@@ -229,14 +237,16 @@ impl Redis {
             commands.push(expire(&history, seconds));
         }
         let answers = self.run(commands).await?;
-        let lost = lengths.iter().filter(|(place, push)| {
+        let lost = lengths.iter().filter(|(first, place, push)| {
+            let wrong_type =
+                answers.get(*first..*place).into_iter().flatten().any(|answer| matches!(answer, Value::ServerError(_)));
             let length = match answers.get(*place) {
                 Some(Value::Int(length)) => usize::try_from(*length).unwrap_or(0),
                 _ => 0,
             };
-            length < push.held.min(RING)
+            wrong_type || length < push.held.min(RING)
         });
-        Ok(lost.map(|(_, push)| push.name.clone()).collect())
+        Ok(lost.map(|(_, _, push)| push.name.clone()).collect())
     }
 
     /// Gives keys of services that are checked less often than their lifetime a new lease of it.
@@ -248,37 +258,41 @@ impl Redis {
         let commands = names.iter().flat_map(|name| {
             [self.keys.health(name), self.keys.history(name), self.keys.metrics(name)].map(|key| expire(&key, seconds))
         });
-        self.run(commands.collect()).await.map(|_| ())
+        self.run(commands.chain([expire(&self.keys.system(), seconds)]).collect()).await.map(|_| ())
     }
 
-    /// Writes alerts as they are, and the list of the living ones whole.
+    /// Writes alerts as they are, each with its place on the list of the living ones.
     ///
     /// # Errors
     /// No answer.
     pub async fn put_alerts(&self, alerts: &[Arc<Alert>]) -> Result<(), RedisError> {
         let seconds = self.ttl_seconds();
         let active = self.keys.active_alerts();
-        let mut commands = Vec::with_capacity(alerts.len() * 2 + 3);
-        let mut members = redis::cmd("SADD");
-        members.arg(&active);
-        let mut some = false;
+        let mut commands = Vec::with_capacity(alerts.len() * 3 + 1);
         for alert in alerts {
             let key = self.keys.alert(&alert.id);
             commands.push(hash_command(&key, &serde_json::to_value(alert.record()).unwrap_or_default()));
             commands.push(expire(&key, seconds));
-            if alert.is_active() {
-                members.arg(&alert.id);
-                some = true;
-            }
+            // The hash comes first: the list never holds an id without it.
+            let mut listed = redis::cmd(if alert.is_active() { "SADD" } else { "SREM" });
+            listed.arg(&active).arg(&alert.id);
+            commands.push(listed);
         }
-        let mut delete = redis::cmd("DEL");
-        delete.arg(&active);
-        commands.push(delete);
-        if some {
-            commands.push(members);
-            commands.push(expire(&active, seconds));
+        if commands.is_empty() {
+            return Ok(());
         }
+        commands.push(expire(&active, seconds));
         self.run(commands).await.map(|_| ())
+    }
+
+    /// Empties the list of living alerts, to be written anew.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn forget_alerts(&self) -> Result<(), RedisError> {
+        let mut delete = redis::cmd("DEL");
+        delete.arg(self.keys.active_alerts());
+        self.run(vec![delete]).await.map(|_| ())
     }
 
     /// How many ids the list of living alerts holds.
@@ -398,6 +412,7 @@ fn address(url: &str, database: i64) -> Result<Address, AddressError> {
             nodes: nodes.iter().map(|info| info.addr().clone()).collect(),
             master: path.to_owned(),
             node: with_database(first),
+            tls: transport == "rediss",
         }),
         "sentinel" => Err(AddressError("the name of the master is missing after the hosts".to_owned())),
         other => Err(AddressError(format!("unknown topology {other:?}, expected sentinel or cluster"))),
@@ -497,7 +512,11 @@ fn remembered_state(fields: &HashMap<String, String>) -> Option<ServiceState> {
         http_status: u16::try_from(number("http_status")).unwrap_or(0),
         consecutive_failures: failures,
         consecutive_successes: number("consecutive_successes"),
-        failing: (status == Status::Unhealthy).then_some(Streak { since: at, count: failures.max(1) }),
+        failing: (status == Status::Unhealthy).then_some(Streak {
+            since: at,
+            count: failures.max(1),
+            from: Status::Unknown,
+        }),
         sequence: fields.get("sequence").and_then(|text| text.parse().ok()).unwrap_or(0),
         facts: crate::domain::observation::Facts {
             version: fields.get("version").filter(|text| !text.is_empty()).cloned(),

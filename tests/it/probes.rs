@@ -78,8 +78,14 @@ async fn each_failure_has_its_one_name() {
     assert_eq!(look(&clients(), &gone, false).await.1.reason, Reason::ConnectRefused);
     let unknown = service("http://no-such-host.invalid", json!({"timeout_ms": 5000}));
     assert_eq!(look(&clients(), &unknown, false).await.1.reason, Reason::Dns);
-    let stub = Stub::start(Script::ok()).await;
-    let tls = service(&stub.url().replace("http", "https"), json!({}));
+    // A server that speaks, but no TLS.
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tls = service(&format!("https://{}", plain.local_addr().unwrap()), json!({}));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
     assert_eq!(look(&clients(), &tls, false).await.1.reason, Reason::Tls);
 }
 
@@ -252,7 +258,7 @@ async fn an_answer_that_overruns_is_judged_then_and_its_true_time_told_later() {
     let service = service(&url, limits);
     let early = std::sync::Mutex::new(Vec::new());
     let seen = probes::observe(&clients(), &service, false, async |seen: Observation| {
-        early.lock().unwrap().push(seen.reply.clone().unwrap_err().reason);
+        early.lock().unwrap().push(seen.reply.unwrap_err().reason);
         release.notify_one();
     })
     .await;
@@ -260,6 +266,30 @@ async fn an_answer_that_overruns_is_judged_then_and_its_true_time_told_later() {
     assert!(seen.response_ms().unwrap() > 50);
     let verdict = classify(&seen, service.limits.latency, &service.expected);
     assert_eq!((verdict.status, verdict.reason), (Some(Status::Unhealthy), Reason::Latency));
+}
+
+#[tokio::test]
+async fn a_body_that_takes_its_time_is_no_slow_answer() {
+    let body = [b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n".to_vec(), vec![b' '; 100]].concat();
+    let stub = Stub::start(Script::Drip(body, Duration::from_millis(2))).await;
+    let limits =
+        json!({"timeout_ms": 400, "thresholds": {"response_time_warning_ms": 150, "response_time_critical_ms": 151}});
+    let service = service(&stub.url(), limits);
+    let early = std::sync::Mutex::new(0);
+    let seen = probes::observe(&clients(), &service, false, async |_| *early.lock().unwrap() += 1).await;
+    assert_eq!(*early.lock().unwrap(), 0);
+    assert_eq!(classify(&seen, service.limits.latency, &service.expected).status, Some(Status::Healthy));
+}
+
+#[tokio::test]
+async fn a_secret_body_stays_with_its_origin() {
+    let canary = Stub::start(Script::ok()).await;
+    let script = raw(&format!("HTTP/1.1 307 X\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", canary.url()));
+    let stub = Stub::start(script).await;
+    let more = json!({"follow_redirects": true, "method": "POST", "body": "secret"});
+    let (_, verdict) = look(&clients(), &service(&stub.url(), more), true).await;
+    assert_eq!((verdict.status, verdict.reason), (Some(Status::Degraded), Reason::Status));
+    assert_eq!(canary.connections.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

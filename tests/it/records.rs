@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::support::{Recorder, T0, TestApp};
+use crate::support::{Binary, Recorder, Script, Stub, T0, TestApp};
 
 /// A store, and what must live as long as it.
 struct Home {
@@ -173,7 +173,9 @@ async fn everything_committed_is_restored() {
         let records = reopen(&home.address).await;
         let restored = records.restore(since(T0 - 1000)).await.unwrap();
         assert_eq!(restored.states, [(name("auth"), state)].into());
-        assert_eq!(restored.histories[&name("auth")], (history, T0));
+        let (read, rolled_ms) = &restored.histories[&name("auth")];
+        assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(&history).unwrap());
+        assert_eq!(*rolled_ms, T0);
         assert_eq!(restored.living_alerts, [alert("a-1", None)]);
         assert_eq!(restored.recent_alerts, [alert("a-2", Some(T0))]);
         assert_eq!(restored.sequences, [(Component::Service(name("auth")), 7)].into());
@@ -233,13 +235,13 @@ async fn settled_and_dead_rows_leave_the_outbox_and_a_removed_service_its_state(
 async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
     for home in homes().await {
         for second in 0..1200 {
-            let mut checks = CheckBatch::default();
+            let mut checks = CheckBatch { mark: second + 1, ..CheckBatch::default() };
             checks.push(42, &check(T0 + second * 1000));
             home.records.write(Batch { checks: vec![checks], ..Batch::default() }).await.unwrap();
             if second == 99 && matches!(home.address, RecordsAddress::Postgres(_)) {
                 // The rest as one transaction: the pages do not care.
                 let rest = (100..1200).map(|second| {
-                    let mut checks = CheckBatch::default();
+                    let mut checks = CheckBatch { mark: second + 1, ..CheckBatch::default() };
                     checks.push(42, &check(T0 + second * 1000));
                     checks
                 });
@@ -323,4 +325,32 @@ async fn the_service_itself_goes_on_from_postgresql() {
     app.answer("web-ui", 5).await;
     recorder.wait_for(2).await;
     assert_eq!(recorder.log(), ["alert_raised web-ui", "alert_resolved web-ui"]);
+}
+
+#[tokio::test]
+async fn with_the_records_away_checks_and_pages_go_on_and_everything_is_caught_up() {
+    let recorder = Recorder::start().await;
+    let stub = Stub::start(Script::ok()).await;
+    let file = format!("[[service]]\nname = \"auth\"\nurl = \"{}\"\ncritical = true\n", stub.url());
+    let hook = recorder.url();
+    let binary = Binary::start(&file, &[("ALERT_WEBHOOK_URL", &hook)]).await;
+    binary.wait_until("/health/service/auth", |body| body["service"]["status"] == "healthy").await;
+    // Another process holds the file for longer than anyone waits.
+    let other = rusqlite::Connection::open(binary.folder.path().join("health_metrics.db")).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    stub.set(Script::Reply(500, String::new()));
+    recorder.wait_for(1).await;
+    let health = binary.wait_until("/health", |body| body["self"]["store"]["durability"] == "none").await;
+    assert!(health["self"]["problems"].to_string().contains("records not writable"), "{health}");
+    assert_eq!(binary.get("/readyz").await["status"], "not_ready");
+    let id = |body: &serde_json::Value| {
+        let list = body["alerts"].as_array().unwrap();
+        list.iter().find(|alert| alert["component"] == "auth").map(|alert| alert["id"].clone())
+    };
+    let told = id(&binary.get("/status/critical").await);
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    binary.wait_until("/health", |body| body["self"]["store"]["durability"] == "power_loss").await;
+    let binary = Binary::start_in(binary.kill().await, &[("ALERT_WEBHOOK_URL", &hook)]).await;
+    assert_eq!(id(&binary.get("/status/critical").await), told);
 }

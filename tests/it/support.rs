@@ -306,7 +306,6 @@ pub struct Recorder {
 pub struct Received {
     pub headers: BTreeMap<String, String>,
     pub body: Value,
-    pub raw: String,
 }
 
 impl Received {
@@ -410,9 +409,8 @@ async fn record(
         }
         let code = *codes.borrow();
         if (200..300).contains(&code) {
-            let raw = String::from_utf8(body).unwrap();
-            let body = serde_json::from_str(&raw).unwrap();
-            messages.lock().unwrap().push(Received { headers, body, raw });
+            let body = serde_json::from_slice(&body).unwrap();
+            messages.lock().unwrap().push(Received { headers, body });
             arrived.notify_waiters();
         }
         let answer = format!("HTTP/1.1 {code} X\r\ncontent-length: 0\r\n\r\n");

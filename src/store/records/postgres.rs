@@ -68,7 +68,7 @@ impl Postgres {
                 SslMode::Prefer => match self.dial_tls().await {
                     // As libpq does: preferred is not required.
                     Err(error) if is_tls(&error) => {
-                        tracing::warn!("PostgreSQL over TLS failed and sslmode is prefer: connecting without");
+                        tracing::debug!("PostgreSQL over TLS failed and sslmode is prefer: connecting without");
                         self.dial_plain().await
                     }
                     tried => tried,
@@ -76,12 +76,15 @@ impl Postgres {
                 _ => self.dial_tls().await,
             }
         };
-        let client = timeout(CONNECT_DEADLINE, attempt)
+        let dialled = async {
+            let client = attempt.await?;
+            client.batch_execute("SET statement_timeout = '8s'; SET lock_timeout = '5s'").await?;
+            Ok(client)
+        };
+        timeout(CONNECT_DEADLINE, dialled)
             .await
             .map_err(|_| StoreError::Unavailable("PostgreSQL did not answer within 5 s".into()))?
-            .map_err(refused)?;
-        client.batch_execute("SET statement_timeout = '8s'; SET lock_timeout = '5s'").await.map_err(refused)?;
-        Ok(client)
+            .map_err(refused)
     }
 
     async fn dial_plain(&self) -> Result<Client, tokio_postgres::Error> {
@@ -242,60 +245,67 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
             .await
             .map_err(refused)?;
     }
-    for outage in batch.outages.values() {
+    if !batch.outages.is_empty() {
+        let list: Vec<_> = batch.outages.values().collect();
         transaction
             .execute(
-                "INSERT INTO outages (id, service, started_ms, ended_ms, critical, outage) VALUES ($1, $2, $3, $4, $5, $6)
+                "INSERT INTO outages (id, service, started_ms, ended_ms, critical, outage)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::text[])
                  ON CONFLICT (id) DO UPDATE SET ended_ms = excluded.ended_ms, outage = excluded.outage",
                 &[
-                    &outage.id.to_string(),
-                    &key(&outage.service),
-                    &outage.started.timestamp_millis(),
-                    &outage.ended.map(|at| at.timestamp_millis()),
-                    &outage.critical,
-                    &json("outage", outage)?,
+                    &column(&list, |outage| outage.id.to_string()),
+                    &column(&list, |outage| key(&outage.service)),
+                    &column(&list, |outage| outage.started.timestamp_millis()),
+                    &column(&list, |outage| outage.ended.map(|at| at.timestamp_millis())),
+                    &column(&list, |outage| outage.critical),
+                    &texts("outage", &list)?,
                 ],
             )
             .await
             .map_err(refused)?;
     }
-    for alert in batch.alerts.values() {
-        let component = json("component", &alert.component)?;
-        let sequence = i64::try_from(alert.sequence).unwrap_or(i64::MAX);
-        let status = if alert.is_active() { "active" } else { "resolved" };
+    if !batch.alerts.is_empty() {
+        let list: Vec<_> = batch.alerts.values().collect();
+        let components = column(&list, |alert| &alert.component);
+        let components: Vec<String> = texts("component", &components)?;
+        let sequences = column(&list, |alert| i64::try_from(alert.sequence).unwrap_or(i64::MAX));
+        let status = |alert: &&crate::domain::alert::Alert| if alert.is_active() { "active" } else { "resolved" };
         transaction
             .execute(
                 "INSERT INTO alerts (id, component, status, triggered_ms, resolved_ms, sequence, alert)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
                  ON CONFLICT (id) DO UPDATE SET status = excluded.status, resolved_ms = excluded.resolved_ms,
                      sequence = excluded.sequence, alert = excluded.alert",
                 &[
-                    &alert.id,
-                    &component,
-                    &status,
-                    &alert.triggered_at.timestamp_millis(),
-                    &alert.resolved_at.map(|at| at.timestamp_millis()),
-                    &sequence,
-                    &json("alert", alert)?,
+                    &column(&list, |alert| alert.id.clone()),
+                    &components,
+                    &column(&list, status),
+                    &column(&list, |alert| alert.triggered_at.timestamp_millis()),
+                    &column(&list, |alert| alert.resolved_at.map(|at| at.timestamp_millis())),
+                    &sequences,
+                    &texts("alert", &list)?,
                 ],
             )
             .await
             .map_err(refused)?;
         transaction
             .execute(
-                "INSERT INTO sequences (component, sequence) VALUES ($1, $2)
+                "INSERT INTO sequences (component, sequence)
+                 SELECT component, max(sequence) FROM unnest($1::text[], $2::bigint[]) AS told (component, sequence)
+                     GROUP BY component
                  ON CONFLICT (component) DO UPDATE SET sequence = greatest(sequences.sequence, excluded.sequence)",
-                &[&component, &sequence],
+                &[&components, &sequences],
             )
             .await
             .map_err(refused)?;
     }
-    for notification in &batch.owed {
+    if !batch.owed.is_empty() {
+        // The order of the outbox is that of the list.
         transaction
             .execute(
-                "INSERT INTO outbox (id, notification) VALUES ($1, $2)
-                 ON CONFLICT (id) DO UPDATE SET notification = excluded.notification",
-                &[&notification.id, &json("notification", notification)?],
+                "INSERT INTO outbox (id, notification) SELECT * FROM unnest($1::text[], $2::text[])
+                 ON CONFLICT (id) DO NOTHING",
+                &[&column(&batch.owed, |row| row.id.clone()), &texts("notification", &batch.owed)?],
             )
             .await
             .map_err(refused)?;
@@ -309,21 +319,34 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
             .await
             .map_err(refused)?;
     }
-    for event in &batch.events {
+    if !batch.events.is_empty() {
         transaction
             .execute(
-                "INSERT INTO events (sequence, at_ms, event) VALUES ($1, $2, $3)
-                 ON CONFLICT (sequence) DO UPDATE SET event = excluded.event",
-                &[&event.sequence, &event.at.timestamp_millis(), &json("event", event)?],
+                "INSERT INTO events (sequence, at_ms, event) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])
+                 ON CONFLICT (sequence) DO NOTHING",
+                &[
+                    &column(&batch.events, |event| event.sequence),
+                    &column(&batch.events, |event| event.at.timestamp_millis()),
+                    &texts("event", &batch.events)?,
+                ],
             )
             .await
             .map_err(refused)?;
     }
-    for checks in &batch.checks {
+    if !batch.checks.is_empty() {
+        let list = &batch.checks;
         transaction
             .execute(
-                "INSERT INTO check_log (from_ms, to_ms, count, checks) VALUES ($1, $2, $3, $4)",
-                &[&checks.from_ms, &checks.to_ms, &i32::try_from(checks.count).unwrap_or(i32::MAX), &checks.blob],
+                "INSERT INTO check_log (mark, from_ms, to_ms, count, checks)
+                 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::integer[], $5::bytea[])
+                 ON CONFLICT (mark) DO NOTHING",
+                &[
+                    &column(list, |checks| checks.mark),
+                    &column(list, |checks| checks.from_ms),
+                    &column(list, |checks| checks.to_ms),
+                    &column(list, |checks| i32::try_from(checks.count).unwrap_or(i32::MAX)),
+                    &column(list, |checks| checks.blob.as_slice()),
+                ],
             )
             .await
             .map_err(refused)?;
@@ -331,36 +354,48 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
     Ok(())
 }
 
+/// One column of many rows.
+fn column<'a, T, C>(rows: &'a [T], value: impl Fn(&'a T) -> C) -> Vec<C> {
+    rows.iter().map(value).collect()
+}
+
+/// Many rows as JSON.
+fn texts<T: serde::Serialize>(what: &'static str, rows: &[T]) -> Result<Vec<String>, StoreError> {
+    rows.iter().map(|row| json(what, row)).collect()
+}
+
 async fn raw(client: &Client, since: Since) -> Result<Raw, tokio_postgres::Error> {
-    let texts = async |sql: &str, values: &[&(dyn tokio_postgres::types::ToSql + Sync)]| {
+    let list = async |sql: &str, values: &[&(dyn tokio_postgres::types::ToSql + Sync)]| {
         let rows = client.query(sql, values).await?;
         Ok::<Vec<String>, tokio_postgres::Error>(rows.iter().map(|row| row.get(0)).collect())
     };
-    let mut events = texts("SELECT event FROM events ORDER BY sequence DESC LIMIT $1", &[&(RECENT as i64)]).await?;
+    let mut events = list("SELECT event FROM events ORDER BY sequence DESC LIMIT $1", &[&(RECENT as i64)]).await?;
     events.reverse();
     let states = client.query("SELECT name, state FROM service_state", &[]).await?;
     let histories = client.query("SELECT name, history, rolled_ms FROM service_history", &[]).await?;
     let sequences = client.query("SELECT component, sequence FROM sequences", &[]).await?;
+    let log_mark = client.query_one("SELECT coalesce(max(mark), 0) FROM check_log", &[]).await?.get(0);
     Ok(Raw {
+        log_mark,
         states: states.iter().map(|row| (row.get(0), row.get(1))).collect(),
         histories: histories.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(),
-        living: texts("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[]).await?,
-        recent: texts(
+        living: list("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[]).await?,
+        recent: list(
             "SELECT alert FROM alerts WHERE status = 'resolved' AND resolved_ms >= $1 ORDER BY resolved_ms",
             &[&since.alerts.timestamp_millis()],
         )
         .await?,
         sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
-        outages: texts(
+        outages: list(
             "SELECT outage FROM outages AS o WHERE ended_ms IS NULL OR ended_ms > $1 OR started_ms =
                  (SELECT max(started_ms) FROM outages WHERE service = o.service) ORDER BY started_ms",
             &[&since.outages.timestamp_millis()],
         )
         .await?,
-        last_incident: texts("SELECT outage FROM outages WHERE critical ORDER BY started_ms DESC LIMIT 1", &[])
+        last_incident: list("SELECT outage FROM outages WHERE critical ORDER BY started_ms DESC LIMIT 1", &[])
             .await?
             .pop(),
-        owed: texts("SELECT notification FROM outbox WHERE NOT dead ORDER BY position", &[]).await?,
+        owed: list("SELECT notification FROM outbox WHERE NOT dead ORDER BY position", &[]).await?,
         events,
     })
 }
@@ -370,6 +405,12 @@ fn is_tls(error: &tokio_postgres::Error) -> bool {
     error.to_string().contains("TLS")
 }
 
+/// The server's own words where it had some: the crate's say no more than that there was an error.
 fn refused(error: tokio_postgres::Error) -> StoreError {
-    StoreError::Unavailable(error.into())
+    let words = error.as_db_error().map(|told| told.message().to_owned());
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    match words.or(cause) {
+        Some(words) => StoreError::Unavailable(format!("PostgreSQL: {words}").into()),
+        None => StoreError::Unavailable(error.into()),
+    }
 }

@@ -37,11 +37,12 @@ pub(super) struct Raw {
     pub last_incident: Option<String>,
     pub owed: Vec<String>,
     pub events: Vec<String>,
+    pub log_mark: i64,
 }
 
 impl Raw {
     pub fn read(self) -> Result<Restored, StoreError> {
-        let mut restored = Restored::default();
+        let mut restored = Restored { log_mark: self.log_mark, ..Restored::default() };
         for (name, state) in &self.states {
             if let Ok(name) = ServiceName::new(name) {
                 restored.states.insert(name, parse("service state", state)?);

@@ -79,6 +79,16 @@ impl Sqlite {
         .await
     }
 
+    pub(super) async fn close(&self) {
+        let folded = self.call(|connection| {
+            let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
+            connection.query_row(fold, [], |_| Ok(())).map_err(refused)
+        });
+        if let Err(error) = folded.await {
+            tracing::debug!(%error, "the write-ahead log stays beside the file");
+        }
+    }
+
     pub(super) async fn restore(&self, since: Since) -> Result<Restored, StoreError> {
         let raw = self.call(move |connection| raw(connection, since).map_err(refused)).await?;
         raw.read()
@@ -122,7 +132,11 @@ impl Sqlite {
                 }
             }
             if deleted == 0 {
-                connection.execute_batch("PRAGMA incremental_vacuum; PRAGMA optimize").map_err(refused)?;
+                // Stepped to its end: one step gives back one page.
+                let mut vacuum = connection.prepare("PRAGMA incremental_vacuum(2000)").map_err(refused)?;
+                let mut pages = vacuum.query([]).map_err(refused)?;
+                while pages.next().map_err(refused)?.is_some() {}
+                connection.execute_batch("PRAGMA optimize").map_err(refused)?;
             }
             Ok(deleted > 0)
         })
@@ -251,8 +265,8 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
     }
     for checks in &batch.checks {
         run(
-            "INSERT INTO check_log (from_ms, to_ms, count, checks) VALUES (?1, ?2, ?3, ?4)",
-            &[&checks.from_ms, &checks.to_ms, &(checks.count as i64), &checks.blob],
+            "INSERT OR IGNORE INTO check_log (mark, from_ms, to_ms, count, checks) VALUES (?1, ?2, ?3, ?4, ?5)",
+            &[&checks.mark, &checks.from_ms, &checks.to_ms, &(checks.count as i64), &checks.blob],
         )?;
     }
     Ok(())
@@ -292,6 +306,7 @@ fn raw(connection: &Connection, since: Since) -> rusqlite::Result<Raw> {
                 row.get(0)
             })
             .optional()?,
+        log_mark: connection.query_row("SELECT coalesce(max(mark), 0) FROM check_log", [], |row| row.get(0))?,
         owed: texts("SELECT notification FROM outbox WHERE dead = 0 ORDER BY position", &[])?,
         events,
     })

@@ -19,7 +19,7 @@ CREATE TABLE outbox (
 );
 CREATE TABLE events (sequence bigint PRIMARY KEY, at_ms bigint NOT NULL, event text NOT NULL);
 CREATE TABLE check_log (
-    mark bigserial PRIMARY KEY, from_ms bigint NOT NULL, to_ms bigint NOT NULL, count integer NOT NULL,
+    mark bigint PRIMARY KEY, from_ms bigint NOT NULL, to_ms bigint NOT NULL, count integer NOT NULL,
     checks bytea NOT NULL
 );
 CREATE INDEX check_log_by_time ON check_log (to_ms);

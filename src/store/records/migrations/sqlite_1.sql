@@ -19,7 +19,7 @@ CREATE TABLE outbox (
 );
 CREATE TABLE events (sequence INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, event TEXT NOT NULL);
 CREATE TABLE check_log (
-    mark INTEGER PRIMARY KEY AUTOINCREMENT, from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL, count INTEGER NOT NULL,
+    mark INTEGER PRIMARY KEY, from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL, count INTEGER NOT NULL,
     checks BLOB NOT NULL
 );
 CREATE INDEX check_log_by_time ON check_log (to_ms);
