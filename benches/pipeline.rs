@@ -106,7 +106,7 @@ fn benches(c: &mut Criterion) {
             black_box(counts.overall())
         });
     });
-    let newest = history.newest().next().cloned().expect("a full day");
+    let newest = history.newest().next().expect("a full day");
     c.bench_function("check log: one entry", |b| {
         let mut batch = CheckBatch::default();
         b.iter(|| {

@@ -5,6 +5,7 @@
 //! take in whole hours: the oldest one counts until its last minute has left the window.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::histogram::{Histogram, Pool};
+use super::observation::{Kind, Reason};
 use super::outage::{Outage, OutageSpan};
 use super::status::Status;
+use super::time::from_ms;
 
 /// Newest checks kept one by one: CONTRACT.md 7.2.
 pub const RING: usize = 100;
@@ -223,11 +226,125 @@ impl Counts {
     }
 }
 
+/// The newest checks, packed: 24 bytes each, and the texts of failures once each beside them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(into = "Vec<Check>", from = "Vec<Check>")]
+struct Ring {
+    /// Newest last.
+    kept: VecDeque<Kept>,
+    /// `None`: a place that is free again.
+    texts: Vec<Option<Arc<str>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    at_ms: i64,
+    /// [`UNANSWERED`] without an answer.
+    response_us: u32,
+    streak: i32,
+    http_status: u16,
+    status: Status,
+    reason: Reason,
+    kind: Kind,
+    /// Place of its text, from 1; 0 for none. There are at most [`RING`] texts.
+    text: u8,
+}
+
+/// No response takes 71 minutes.
+const UNANSWERED: u32 = u32::MAX;
+
+impl Ring {
+    fn push(&mut self, check: Check) {
+        if self.kept.len() == RING {
+            if let Some(oldest) = self.kept.pop_front() {
+                self.release(oldest.text);
+            }
+        } else if self.kept.len() == self.kept.capacity() {
+            self.kept.reserve_exact((RING - self.kept.len()).min(self.kept.len().max(4)));
+        }
+        let kept = self.pack(check);
+        self.kept.push_back(kept);
+    }
+
+    fn replace_newest(&mut self, check: Check) {
+        if let Some(newest) = self.kept.pop_back() {
+            self.release(newest.text);
+            let kept = self.pack(check);
+            self.kept.push_back(kept);
+        }
+    }
+
+    fn pack(&mut self, check: Check) -> Kept {
+        let text = check.error.map_or(0, |text| {
+            let place = self.texts.iter().position(|known| known.as_ref() == Some(&text)).or_else(|| {
+                let free = self.texts.iter().position(Option::is_none);
+                let place = free.unwrap_or(self.texts.len());
+                if place == self.texts.len() {
+                    self.texts.push(None);
+                }
+                *self.texts.get_mut(place)? = Some(text);
+                Some(place)
+            });
+            place.and_then(|place| u8::try_from(place + 1).ok()).unwrap_or(0)
+        });
+        Kept {
+            at_ms: check.at_ms,
+            response_us: check.response_us.unwrap_or(UNANSWERED),
+            streak: check.streak,
+            http_status: check.http_status,
+            status: check.status,
+            reason: check.reason,
+            kind: check.kind,
+            text,
+        }
+    }
+
+    /// Frees the place of a text that no kept check has any more.
+    fn release(&mut self, text: u8) {
+        if text != 0 && self.kept.iter().all(|kept| kept.text != text) {
+            if let Some(place) = self.texts.get_mut(usize::from(text) - 1) {
+                *place = None;
+            }
+            if self.texts.iter().all(Option::is_none) {
+                self.texts = Vec::new();
+            }
+        }
+    }
+
+    fn unpack(&self, kept: &Kept) -> Check {
+        let text = usize::from(kept.text).checked_sub(1).and_then(|place| self.texts.get(place));
+        Check {
+            at_ms: kept.at_ms,
+            status: kept.status,
+            reason: kept.reason,
+            kind: kept.kind,
+            http_status: kept.http_status,
+            response_us: (kept.response_us != UNANSWERED).then_some(kept.response_us),
+            streak: kept.streak,
+            error: text.cloned().flatten(),
+        }
+    }
+}
+
+impl From<Ring> for Vec<Check> {
+    fn from(ring: Ring) -> Self {
+        ring.kept.iter().map(|kept| ring.unpack(kept)).collect()
+    }
+}
+
+impl From<Vec<Check>> for Ring {
+    fn from(checks: Vec<Check>) -> Self {
+        let mut ring = Self::default();
+        checks.into_iter().for_each(|check| ring.push(check));
+        ring
+    }
+}
+
 /// Everything remembered of one service's checks.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct History {
-    /// Newest last. Inconclusive checks are not in it.
-    ring: VecDeque<Check>,
+    /// Inconclusive checks are not in it.
+    ring: Ring,
     minutes: VecDeque<Minute>,
     hours: VecDeque<Hour>,
     timeline: Timeline,
@@ -240,22 +357,12 @@ pub struct History {
 
 impl History {
     /// Takes in a conclusive check whose verdict holds for at most `hold`.
-    pub fn record(&mut self, mut check: Check, hold: Duration) {
-        if let (Some(error), Some(last)) = (&check.error, self.ring.back())
-            && last.error.as_ref() == Some(error)
-        {
-            check.error.clone_from(&last.error);
-        }
+    pub fn record(&mut self, check: Check, hold: Duration) {
         let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(WINDOW_MS);
         self.timeline.record(check.at_ms, Phase::of(check.status), hold_ms);
         self.count(&check);
         self.recorded += 1;
-        if self.ring.len() == RING {
-            self.ring.pop_front();
-        } else if self.ring.len() == self.ring.capacity() {
-            self.ring.reserve_exact((RING - self.ring.len()).min(self.ring.len().max(4)));
-        }
-        self.ring.push_back(check);
+        self.ring.push(check);
     }
 
     fn count(&mut self, check: &Check) {
@@ -302,20 +409,19 @@ impl History {
 
     /// Replaces the newest check: the answer to a probe that was judged before it arrived.
     pub fn amend(&mut self, check: Check) {
-        if let Some(last) = self.ring.back_mut() {
-            if let (None, Some(us)) = (last.response_us, check.response_us) {
-                if let Some(minute) = self.minutes.back_mut() {
-                    minute.answered = minute.answered.saturating_add(1);
-                    minute.latency_us = minute.latency_us.saturating_add(us);
-                }
-                if let Some(hour) = self.hours.back_mut() {
-                    hour.answered += 1;
-                    hour.latency_us += u64::from(us);
-                    hour.histogram.record(us);
-                }
+        let unanswered = self.ring.kept.back().is_some_and(|last| last.response_us == UNANSWERED);
+        if let Some(us) = check.response_us.filter(|_| unanswered) {
+            if let Some(minute) = self.minutes.back_mut() {
+                minute.answered = minute.answered.saturating_add(1);
+                minute.latency_us = minute.latency_us.saturating_add(us);
             }
-            *last = check;
+            if let Some(hour) = self.hours.back_mut() {
+                hour.answered += 1;
+                hour.latency_us += u64::from(us);
+                hour.histogram.record(us);
+            }
         }
+        self.ring.replace_newest(check);
     }
 
     pub fn open_outage(&mut self, started: DateTime<Utc>) {
@@ -353,12 +459,12 @@ impl History {
     }
 
     /// Newest first.
-    pub fn newest(&self) -> impl Iterator<Item = &Check> {
-        self.ring.iter().rev()
+    pub fn newest(&self) -> impl Iterator<Item = Check> {
+        self.ring.kept.iter().rev().map(|kept| self.ring.unpack(kept))
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+        self.ring.kept.is_empty()
     }
 
     /// Checks taken in since this process started: what a follower has not seen yet is told by the difference.
@@ -368,7 +474,7 @@ impl History {
 
     /// Checks kept one by one.
     pub fn len(&self) -> usize {
-        self.ring.len()
+        self.ring.kept.len()
     }
 
     /// Hour (since the epoch) and latency histogram, oldest first.
@@ -378,7 +484,8 @@ impl History {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.ring.capacity() * size_of::<Check>()
+        self.ring.kept.capacity() * size_of::<Kept>()
+            + self.ring.texts.capacity() * size_of::<Option<Arc<str>>>()
             + self.minutes.capacity() * size_of::<Minute>()
             + self.hours.iter().map(|hour| hour.histogram.heap_bytes()).sum::<usize>()
             + self.hours.capacity() * size_of::<Hour>()
@@ -422,12 +529,14 @@ impl History {
     pub fn since(&self, now: DateTime<Utc>, span: Duration) -> Counts {
         let cutoff = now.timestamp_millis() - i64::try_from(span.as_millis()).unwrap_or(WINDOW_MS);
         let mut counts = Counts::default();
-        if self.ring.len() < RING || self.ring.front().is_some_and(|oldest| oldest.at_ms < cutoff) {
-            for check in self.newest().take_while(|check| check.at_ms > cutoff) {
+        let kept = &self.ring.kept;
+        if kept.len() < RING || kept.front().is_some_and(|oldest| oldest.at_ms < cutoff) {
+            for check in kept.iter().rev().take_while(|check| check.at_ms > cutoff) {
+                let answered = check.response_us != UNANSWERED;
                 counts.checks += 1;
                 counts.healthy += u64::from(check.status == Status::Healthy);
-                counts.answered += u64::from(check.response_us.is_some());
-                counts.latency_us += u64::from(check.response_us.unwrap_or(0));
+                counts.answered += u64::from(answered);
+                counts.latency_us += if answered { u64::from(check.response_us) } else { 0 };
             }
             return counts;
         }
@@ -444,7 +553,8 @@ impl History {
 
     /// The latest `n` response times in milliseconds, newest first.
     pub fn latest_ms(&self, n: usize) -> impl Iterator<Item = u64> {
-        self.newest().filter(|check| check.response_us.is_some()).take(n).map(Check::response_ms)
+        let answered = self.ring.kept.iter().rev().filter(|check| check.response_us != UNANSWERED);
+        answered.take(n).map(|check| u64::from(check.response_us) / 1000)
     }
 
     pub fn outages(&self) -> &[OutageSpan] {
@@ -453,8 +563,9 @@ impl History {
 
     /// When the present run of checks with one status began, as far back as the newest checks go.
     pub fn status_since(&self) -> Option<DateTime<Utc>> {
-        let status = self.ring.back()?.status;
-        self.newest().take_while(|check| check.status == status).last().map(Check::at)
+        let kept = &self.ring.kept;
+        let status = kept.back()?.status;
+        kept.iter().rev().take_while(|check| check.status == status).last().map(|check| from_ms(check.at_ms))
     }
 }
 
@@ -559,8 +670,6 @@ impl FleetWindow {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::observation::{Kind, Reason};
-    use super::super::time::from_ms;
     use super::*;
 
     const T0: i64 = 1_700_000_000_000;
@@ -622,13 +731,37 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_kept_once_and_given_back() {
+        let mut history = History::default();
+        let fail =
+            |n: i64, text: &str| Check { error: Some(text.into()), ..result(T0 + n * 1000, Status::Unhealthy, None) };
+        for n in 0..300 {
+            history.record(fail(n, if n % 2 == 0 { "even" } else { "odd" }), Duration::from_secs(3));
+        }
+        assert_eq!(history.ring.texts.len(), 2);
+        assert_eq!(history.newest().next().and_then(|check| check.error).as_deref(), Some("odd"));
+        let read: History = serde_json::from_str(&serde_json::to_string(&history).unwrap()).unwrap();
+        assert_eq!(read.newest().collect::<Vec<_>>(), history.newest().collect::<Vec<_>>());
+        history.amend(fail(299, "amended"));
+        assert_eq!(history.newest().next().and_then(|check| check.error).as_deref(), Some("amended"));
+        for n in 300..400 {
+            history.record(result(T0 + n * 1000, Status::Healthy, Some(1)), Duration::from_secs(3));
+        }
+        assert_eq!(history.ring.texts.capacity(), 0);
+        for n in 400..700 {
+            history.record(fail(n, &format!("text {n}")), Duration::from_secs(3));
+        }
+        assert_eq!(history.ring.texts.len(), RING);
+    }
+
+    #[test]
     fn a_day_of_checks_of_one_service_stays_small() {
         let mut history = History::default();
         for n in 0..5760u32 {
             let us = 1000 + (n * 7919) % 700;
             history.record(result(T0 + i64::from(n) * 15_000, Status::Healthy, Some(us)), Duration::from_secs(33));
         }
-        assert!(history.heap_bytes() < 10 * 1024, "{} bytes", history.heap_bytes());
+        assert!(history.heap_bytes() < 8 * 1024, "{} bytes", history.heap_bytes());
     }
 
     #[test]

@@ -307,7 +307,7 @@ fn news(watched: &Arc<Watched>, whole: bool) -> Option<Push> {
     let seen = watched.mirrored.swap(recorded, Ordering::AcqRel);
     let unseen = usize::try_from(recorded.saturating_sub(seen)).unwrap_or(RING);
     let count = if whole { RING } else { unseen.min(RING) };
-    let mut checks: Vec<_> = inner.history.newest().take(count).cloned().collect();
+    let mut checks: Vec<_> = inner.history.newest().take(count).collect();
     checks.reverse();
     Some(Push { name, state: inner.state.clone(), checks, rewrite: whole, held: inner.history.len() })
 }
