@@ -14,6 +14,7 @@ pub mod observation;
 pub mod outage;
 pub mod policy;
 pub mod registry;
+pub mod ring;
 pub mod schedule;
 pub mod service;
 pub mod spec;

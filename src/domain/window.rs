@@ -13,13 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::histogram::{Histogram, Pool};
-use super::observation::{Kind, Reason};
 use super::outage::{Outage, OutageSpan};
+pub use super::ring::RING;
+use super::ring::{Kept, Ring, UNANSWERED};
 use super::status::Status;
 use super::time::from_ms;
 
-/// Newest checks kept one by one: CONTRACT.md 7.2.
-pub const RING: usize = 100;
 /// The rolling window of uptime, percentiles, MTBF and MTTR: 24 h, DESIGN.md section 4.
 pub const WINDOW: Duration = Duration::from_secs(24 * 3600);
 const WINDOW_MS: i64 = 24 * 3_600_000;
@@ -223,120 +222,6 @@ impl Counts {
         self.healthy += other.healthy;
         self.answered += other.answered;
         self.latency_us += other.latency_us;
-    }
-}
-
-/// The newest checks, packed: 24 bytes each, and the texts of failures once each beside them.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(into = "Vec<Check>", from = "Vec<Check>")]
-struct Ring {
-    /// Newest last.
-    kept: VecDeque<Kept>,
-    /// `None`: a place that is free again.
-    texts: Vec<Option<Arc<str>>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Kept {
-    at_ms: i64,
-    /// [`UNANSWERED`] without an answer.
-    response_us: u32,
-    streak: i32,
-    http_status: u16,
-    status: Status,
-    reason: Reason,
-    kind: Kind,
-    /// Place of its text, from 1; 0 for none. There are at most [`RING`] texts.
-    text: u8,
-}
-
-/// No response takes 71 minutes.
-const UNANSWERED: u32 = u32::MAX;
-
-impl Ring {
-    fn push(&mut self, check: Check) {
-        if self.kept.len() == RING {
-            if let Some(oldest) = self.kept.pop_front() {
-                self.release(oldest.text);
-            }
-        } else if self.kept.len() == self.kept.capacity() {
-            self.kept.reserve_exact((RING - self.kept.len()).min(self.kept.len().max(4)));
-        }
-        let kept = self.pack(check);
-        self.kept.push_back(kept);
-    }
-
-    fn replace_newest(&mut self, check: Check) {
-        if let Some(newest) = self.kept.pop_back() {
-            self.release(newest.text);
-            let kept = self.pack(check);
-            self.kept.push_back(kept);
-        }
-    }
-
-    fn pack(&mut self, check: Check) -> Kept {
-        let text = check.error.map_or(0, |text| {
-            let place = self.texts.iter().position(|known| known.as_ref() == Some(&text)).or_else(|| {
-                let free = self.texts.iter().position(Option::is_none);
-                let place = free.unwrap_or(self.texts.len());
-                if place == self.texts.len() {
-                    self.texts.push(None);
-                }
-                *self.texts.get_mut(place)? = Some(text);
-                Some(place)
-            });
-            place.and_then(|place| u8::try_from(place + 1).ok()).unwrap_or(0)
-        });
-        Kept {
-            at_ms: check.at_ms,
-            response_us: check.response_us.unwrap_or(UNANSWERED),
-            streak: check.streak,
-            http_status: check.http_status,
-            status: check.status,
-            reason: check.reason,
-            kind: check.kind,
-            text,
-        }
-    }
-
-    /// Frees the place of a text that no kept check has any more.
-    fn release(&mut self, text: u8) {
-        if text != 0 && self.kept.iter().all(|kept| kept.text != text) {
-            if let Some(place) = self.texts.get_mut(usize::from(text) - 1) {
-                *place = None;
-            }
-            if self.texts.iter().all(Option::is_none) {
-                self.texts = Vec::new();
-            }
-        }
-    }
-
-    fn unpack(&self, kept: &Kept) -> Check {
-        let text = usize::from(kept.text).checked_sub(1).and_then(|place| self.texts.get(place));
-        Check {
-            at_ms: kept.at_ms,
-            status: kept.status,
-            reason: kept.reason,
-            kind: kept.kind,
-            http_status: kept.http_status,
-            response_us: (kept.response_us != UNANSWERED).then_some(kept.response_us),
-            streak: kept.streak,
-            error: text.cloned().flatten(),
-        }
-    }
-}
-
-impl From<Ring> for Vec<Check> {
-    fn from(ring: Ring) -> Self {
-        ring.kept.iter().map(|kept| ring.unpack(kept)).collect()
-    }
-}
-
-impl From<Vec<Check>> for Ring {
-    fn from(checks: Vec<Check>) -> Self {
-        let mut ring = Self::default();
-        checks.into_iter().for_each(|check| ring.push(check));
-        ring
     }
 }
 
@@ -670,6 +555,7 @@ impl FleetWindow {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::observation::{Kind, Reason};
     use super::*;
 
     const T0: i64 = 1_700_000_000_000;

@@ -198,3 +198,35 @@ async fn slow_request_heads_are_cut_off_and_others_are_served() {
     let ended = tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "the connection was left open");
 }
+
+#[tokio::test]
+async fn one_failed_root_is_one_message_whoever_is_seen_failing_first() {
+    let (root, recorder) = (Stub::start(Script::ok()).await, Recorder::start().await);
+    let mut stubs = Vec::new();
+    for _ in 0..20 {
+        stubs.push(Stub::start(Script::ok()).await);
+    }
+    let names: Vec<String> = (0..20).map(|n| format!("dependent-{n}")).collect();
+    let mut list = vec![("root", &root, "")];
+    list.extend(names.iter().zip(&stubs).map(|(name, stub)| (name.as_str(), stub, "depends_on = [\"root\"]")));
+    let hook = recorder.url();
+    let binary = Binary::start(&services(&list), &[("ALERT_WEBHOOK_URL", &hook)]).await;
+    binary.wait_until("/health", |health| health["services"]["healthy"] == 21).await;
+    // The dependents first: the root may be the last to be looked at.
+    stubs.iter().for_each(|stub| stub.set(Script::Reply(500, String::new())));
+    root.set(Script::Reply(500, String::new()));
+    let told = recorder.wait_for(1).await[0].clone();
+    assert_eq!(told.component(), "root");
+    binary
+        .wait_until("/status/critical", |body| {
+            body["alerts"]
+                .as_array()
+                .is_some_and(|alerts| alerts.iter().filter(|alert| alert["type"] == "service_down").count() == 21)
+        })
+        .await;
+    root.set(Script::ok());
+    stubs.iter().for_each(|stub| stub.set(Script::ok()));
+    binary.wait_until("/status/critical", |body| body["alerts"].as_array().is_some_and(Vec::is_empty)).await;
+    recorder.wait_for(2).await;
+    assert_eq!(recorder.log(), ["alert_raised root", "alert_resolved root"]);
+}

@@ -196,3 +196,136 @@ async fn new_records_take_over_what_redis_remembers() {
     assert_eq!(shown["service"]["status"], "healthy");
     assert!(shown["service"]["consecutiveSuccesses"].as_u64().unwrap() >= 41, "{shown}");
 }
+
+/// `redis-server` with arguments of its own, ready when its port answers.
+async fn server(folder: &std::path::Path, port: u16, arguments: &[&str]) -> tokio::process::Child {
+    let child = tokio::process::Command::new("redis-server")
+        .args(arguments)
+        .current_dir(folder)
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("a port of Redis", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
+    child
+}
+
+async fn cli(arguments: &[&str]) -> String {
+    let output = tokio::process::Command::new("redis-cli").args(arguments).output().await.unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn redis_over_tls_is_verified_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("cert.pem"), certified.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+    let port = free_port();
+    let (text, cert, key) = (port.to_string(), path("cert.pem"), path("key.pem"));
+    let arguments = [
+        "--port",
+        "0",
+        "--tls-port",
+        &text,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+        "--save",
+        "",
+    ];
+    let _server = server(folder.path(), port, &arguments).await;
+    let stub = Stub::start(Script::ok()).await;
+    let url = format!("rediss://localhost:{port}");
+    // Without the authority its certificate is refused.
+    let stranger = Binary::start(&one_service(&stub), &[("REDIS_URL", &url)]).await;
+    redis_state(&stranger, "unavailable").await;
+    let binary = Binary::start(&one_service(&stub), &[("REDIS_URL", &url), ("SSL_CERT_FILE", &cert)]).await;
+    redis_state(&binary, "connected").await;
+    let ask = ["--tls", "--cacert", &cert, "-h", "localhost", "-p", &text, "-n", "3", "HGET", "health:auth", "status"];
+    eventually("the state over TLS", async || (cli(&ask).await == "healthy").then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_master_is_found_through_sentinel() {
+    let folder = tempfile::tempdir().unwrap();
+    let (master, port, stub) = (RedisServer::start().await, free_port(), Stub::start(Script::ok()).await);
+    let settings = folder.path().join("sentinel.conf");
+    std::fs::write(&settings, format!("port {port}\nsentinel monitor main 127.0.0.1 {} 1\n", master.port)).unwrap();
+    let settings = settings.display().to_string();
+    let _sentinel = server(folder.path(), port, &[&settings, "--sentinel"]).await;
+    let url = format!("redis+sentinel://127.0.0.1:{port}/main");
+    let binary = Binary::start(&one_service(&stub), &[("REDIS_URL", &url)]).await;
+    redis_state(&binary, "connected").await;
+    eventually("the state at the master", async || {
+        master.ask(&["HGET", "health:auth", "status"]).await.filter(|status| status == "healthy")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_holds_the_same_keys_in_its_slots() {
+    let folder = tempfile::tempdir().unwrap();
+    let stub = Stub::start(Script::ok()).await;
+    // Each node also listens ten thousand ports further up.
+    let first = (10_000..20_000u16)
+        .step_by(7)
+        .find(|port| {
+            (0..3)
+                .all(|n| [0, 10_000].iter().all(|up| std::net::TcpListener::bind(("127.0.0.1", port + n + up)).is_ok()))
+        })
+        .unwrap();
+    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+    for port in first..first + 3 {
+        let (text, own) = (port.to_string(), format!("nodes-{port}.conf"));
+        let arguments = [
+            "--port",
+            &text,
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            &own,
+            "--save",
+            "",
+            "--bind",
+            "127.0.0.1",
+        ];
+        nodes.push(server(folder.path(), port, &arguments).await);
+        addresses.push(format!("127.0.0.1:{port}"));
+    }
+    let mut create = vec!["--cluster", "create"];
+    create.extend(addresses.iter().map(String::as_str));
+    create.extend(["--cluster-replicas", "0", "--cluster-yes"]);
+    cli(&create).await;
+    let text = first.to_string();
+    eventually("the cluster", async || {
+        cli(&["-p", &text, "CLUSTER", "INFO"]).await.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let url = format!("redis+cluster://{}", addresses.join(","));
+    let binary = Binary::start(&one_service(&stub), &[("REDIS_URL", &url)]).await;
+    redis_state(&binary, "connected").await;
+    eventually("state and history in the cluster", async || {
+        let status = cli(&["-c", "-p", &text, "HGET", "health:auth", "status"]).await;
+        let length = cli(&["-c", "-p", &text, "LLEN", "health:history:auth"]).await;
+        (status == "healthy" && length.parse::<u32>().unwrap_or(0) > 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_replaced() {
+    let (redis, stub) = (RedisServer::start().await, Stub::start(Script::ok()).await);
+    redis.ask(&["SET", "health:auth", "left by someone"]).await.unwrap();
+    let url = redis.url();
+    let binary = Binary::start(&one_service(&stub), &[("REDIS_URL", &url)]).await;
+    eventually("the state in its place", async || {
+        redis.ask(&["HGET", "health:auth", "status"]).await.filter(|status| status == "healthy")
+    })
+    .await;
+    assert_eq!(binary.get("/health").await["self"]["redis"]["state"], "connected");
+}

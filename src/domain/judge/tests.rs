@@ -1,0 +1,375 @@
+//! Sequences of checks, and what is told of them.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::domain::classify::classify;
+use crate::domain::observation::{Kind, Observation, Reason};
+use crate::domain::policy::OutagePolicy;
+use crate::domain::service::tests::service_with;
+use crate::domain::time::from_ms;
+
+const OUTAGE: OutagePolicy = OutagePolicy {
+    detection_threshold: 3,
+    recovery_threshold: 1,
+    verification: true,
+    confirm_interval: Duration::from_secs(1),
+};
+
+/// Services, the judge over them, and a clock in seconds.
+struct Court {
+    registry: Registry,
+    states: HashMap<ServiceName, (ServiceState, Vec<u64>)>,
+    judge: Judge,
+    policy: AlertPolicy,
+    second: i64,
+    told: Vec<String>,
+}
+
+impl Court {
+    /// `"web: call, call"`: all critical and on the critical path.
+    fn of(text: &str) -> Self {
+        let services = text.split(", ").map(|line| {
+            let (name, needs) = line.split_once(": ").unwrap_or((line, ""));
+            Arc::new(service_with(name, &needs.split_whitespace().collect::<Vec<_>>()))
+        });
+        Self {
+            registry: Registry::new(services.collect(), &[]).unwrap(),
+            states: HashMap::new(),
+            judge: Judge::default(),
+            policy: AlertPolicy {
+                enabled: true,
+                min_severity: Severity::Medium,
+                cooldown: Duration::from_secs(300),
+                escalation: Duration::from_secs(900),
+                max_escalations: 3,
+                error_rate_window: Duration::from_secs(300),
+                error_rate_min_checks: 10,
+                detection_threshold: 3,
+            },
+            second: 1000,
+            told: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, decision: Decision) {
+        for id in &decision.withdrawn {
+            self.told.push(format!("withdrawn {}", id.rsplit_once('-').unwrap().0));
+        }
+        for notice in decision.notices {
+            let alert = &notice.alert;
+            let what = format!("{} {}", notice.kind.as_str(), alert.id.rsplit_once('-').unwrap().0);
+            self.told.push(format!("{what} {}", alert.severity.as_str()));
+        }
+    }
+
+    /// Checks of one service, a second apart: h(ealthy), s(low, 1.5 s), S(lower, 4 s), u(nhealthy).
+    fn play(&mut self, name: &str, outcomes: &str) {
+        let name = ServiceName::new(name).unwrap();
+        let service = self.registry.find(&name).unwrap().clone();
+        for outcome in outcomes.chars() {
+            self.second += 1;
+            let seen = match outcome {
+                'h' => Observation::answered(200, Duration::from_millis(5)),
+                's' => Observation::answered(200, Duration::from_millis(1500)),
+                'S' => Observation::answered(200, Duration::from_millis(4000)),
+                _ => Observation::failed(Reason::ConnectRefused, ""),
+            };
+            let verdict = classify(&seen, service.limits.latency, &service.expected);
+            let now = from_ms(self.second * 1000);
+            let (state, latest) = self.states.entry(name.clone()).or_default();
+            let from = state.status;
+            *state = state.advance(&service, &verdict, &seen, Kind::Scheduled, now, &OUTAGE).state;
+            if let Some(ms) = seen.response_ms() {
+                latest.insert(0, ms);
+            }
+            let (state, latest) = (state.clone(), latest.clone());
+            let bench = Bench { registry: &self.registry, policy: &self.policy, now };
+            let decision = self.judge.after_check(bench, &service, &state, from, &latest);
+            self.note(decision);
+        }
+    }
+
+    fn wait(&mut self, seconds: i64) {
+        self.second += seconds;
+        let now = from_ms(self.second * 1000);
+        let decision = self.judge.on_time(Bench { registry: &self.registry, policy: &self.policy, now });
+        self.note(decision);
+    }
+
+    /// A receiver says yes to everything owed.
+    fn deliver(&mut self) {
+        let ids: Vec<String> = self.judge.alerts().map(|alert| alert.id.clone()).collect();
+        for id in ids {
+            let owed = self.judge.alerts().any(|alert| alert.id == id && alert.told == Told::Owed);
+            if owed {
+                self.judge.delivered(&id);
+            }
+        }
+    }
+
+    fn error_rate(&mut self, name: &str, checks: u64, healthy: u64) {
+        let name = ServiceName::new(name).unwrap();
+        let service = self.registry.find(&name).unwrap().clone();
+        let state = self.states.entry(name).or_default().0.clone();
+        let counts = Counts { checks, healthy, ..Counts::default() };
+        let now = from_ms(self.second * 1000);
+        let bench = Bench { registry: &self.registry, policy: &self.policy, now };
+        let decision = self.judge.error_rate(bench, &service, &state, counts);
+        self.note(decision);
+    }
+
+    #[track_caller]
+    fn expect(&mut self, told: &[&str]) {
+        assert_eq!(std::mem::take(&mut self.told), told);
+    }
+
+    fn severity(&self, component: &str) -> Option<(&'static str, bool)> {
+        let alert = self.judge.alerts().find(|alert| alert.component.as_str() == component)?;
+        Some((alert.severity.as_str(), alert.suppressed_by.is_some()))
+    }
+}
+
+#[test]
+fn service_down_is_raised_at_two_told_at_the_outage_and_resolved_once() {
+    let mut court = Court::of("call");
+    court.play("call", "hu");
+    assert_eq!(court.severity("call"), None);
+    court.play("call", "u");
+    assert_eq!(court.severity("call"), Some(("high", false)));
+    court.expect(&[]);
+    court.play("call", "u");
+    court.expect(&["alert_raised call-service-down critical"]);
+    court.play("call", "uuuu");
+    court.expect(&[]);
+    court.play("call", "h");
+    court.expect(&["alert_resolved call-service-down critical"]);
+    court.play("call", "h");
+    court.expect(&[]);
+}
+
+#[test]
+fn a_blip_pages_nobody() {
+    let mut court = Court::of("call");
+    court.play("call", "huuhuuhuh");
+    court.expect(&[]);
+    assert_eq!(court.severity("call"), None);
+}
+
+#[test]
+fn slowness_is_raised_at_three_of_five_rises_and_resolves_at_one() {
+    let mut court = Court::of("call");
+    court.play("call", "hhss");
+    court.expect(&[]);
+    court.play("call", "s");
+    court.expect(&["alert_raised call-high-response-time medium"]);
+    court.deliver();
+    court.play("call", "hh");
+    court.expect(&[]);
+    court.play("call", "hh");
+    court.expect(&["alert_resolved call-high-response-time medium"]);
+}
+
+#[test]
+fn a_severity_rises_and_never_falls() {
+    let mut court = Court::of("call");
+    court.play("call", "sss");
+    court.deliver();
+    court.expect(&["alert_raised call-high-response-time medium"]);
+    // Answers over the critical limit are unhealthy too: one healthy in between keeps the outage away.
+    court.play("call", "SShS");
+    court.expect(&["alert_severity_raised call-high-response-time critical"]);
+    court.play("call", "sss");
+    court.expect(&[]);
+    assert_eq!(court.severity("call"), Some(("critical", false)));
+}
+
+#[test]
+fn dependents_are_held_back_whichever_fails_first() {
+    let mut court = Court::of("web: call, call: twilio, twilio");
+    court.play("twilio", "huuu");
+    court.expect(&["alert_raised twilio-service-down critical"]);
+    court.play("call", "huuu");
+    court.play("web", "huuu");
+    court.expect(&[]);
+    let held: Vec<_> = court.judge.alerts().filter(|alert| alert.suppressed_by.is_some()).collect();
+    assert_eq!(held.len(), 4, "two dependency failures and two outages: {held:#?}");
+    assert!(held.iter().all(|alert| alert.root_cause.as_ref().is_some_and(|root| root.as_str() == "twilio")));
+
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("call", "huuu");
+    court.expect(&["alert_raised call-service-down critical"]);
+    court.play("twilio", "huu");
+    court.expect(&["withdrawn call-service-down"]);
+    court.play("twilio", "u");
+    court.expect(&["alert_raised twilio-service-down critical"]);
+}
+
+#[test]
+fn what_was_sent_is_not_taken_back_and_its_resolve_is_told() {
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("call", "huuu");
+    court.deliver();
+    court.play("twilio", "huuu");
+    court.expect(&["alert_raised call-service-down critical", "alert_raised twilio-service-down critical"]);
+    court.play("call", "h");
+    court.expect(&["alert_resolved call-service-down critical"]);
+}
+
+#[test]
+fn a_dependent_that_stays_down_after_its_root_recovered_speaks_for_itself() {
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("twilio", "huuu");
+    court.play("call", "huuu");
+    court.play("twilio", "h");
+    court.expect(&["alert_raised twilio-service-down critical", "alert_resolved twilio-service-down critical"]);
+    court.play("call", "uu");
+    court.expect(&[]);
+    court.play("call", "u");
+    court.expect(&["alert_raised call-service-down critical"]);
+    court.play("call", "h");
+    court.expect(&["alert_resolved call-service-down critical"]);
+}
+
+#[test]
+fn the_roots_notice_names_who_is_impacted() {
+    let mut court = Court::of("page: web, web: call, call: twilio, twilio");
+    court.play("twilio", "huuu");
+    let alert = court.judge.alerts().find(|alert| alert.component.as_str() == "twilio").unwrap();
+    let names: Vec<&str> = alert.details.impacted.iter().map(ServiceName::as_str).collect();
+    assert_eq!(names, ["call", "web", "page"]);
+}
+
+#[test]
+fn a_failed_dependency_of_the_critical_path_is_listed_rises_and_resolves_in_silence() {
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("twilio", "huu");
+    assert_eq!(court.severity("call"), Some(("high", true)));
+    court.play("twilio", "u");
+    assert_eq!(court.severity("call"), Some(("critical", true)));
+    court.deliver();
+    court.play("twilio", "h");
+    assert_eq!(court.severity("call"), None);
+    court.expect(&["alert_raised twilio-service-down critical", "alert_resolved twilio-service-down critical"]);
+}
+
+#[test]
+fn a_condition_that_returns_within_the_cooldown_waits_for_the_rest_of_it() {
+    let mut court = Court::of("call");
+    court.play("call", "sss");
+    court.deliver();
+    court.play("call", "hhhh");
+    court.play("call", "sss");
+    court.expect(&["alert_raised call-high-response-time medium", "alert_resolved call-high-response-time medium"]);
+    court.wait(200);
+    court.expect(&[]);
+    court.wait(120);
+    court.expect(&["alert_raised call-high-response-time medium"]);
+    let mut critical = Court::of("call");
+    critical.play("call", "huuuhuuu");
+    critical.expect(&[
+        "alert_raised call-service-down critical",
+        "alert_resolved call-service-down critical",
+        "alert_raised call-service-down critical",
+    ]);
+}
+
+#[test]
+fn an_alert_nobody_takes_up_escalates_so_often_and_no_more() {
+    let mut court = Court::of("call");
+    court.play("call", "sss");
+    court.deliver();
+    court.wait(890);
+    court.expect(&["alert_raised call-high-response-time medium"]);
+    for severity in ["high", "high", "high"] {
+        court.wait(900);
+        court.expect(&[&format!("alert_escalated call-high-response-time {severity}")]);
+    }
+    court.wait(9000);
+    court.expect(&[]);
+}
+
+#[test]
+fn error_rates_at_both_sides_of_each_limit() {
+    let check = |checks, healthy, told: &[&str]| {
+        let mut court = Court::of("call");
+        court.error_rate("call", checks, healthy);
+        court.expect(told);
+    };
+    check(100, 100, &[]);
+    check(100, 99, &[]);
+    check(200, 198, &["alert_raised call-high-error-rate medium"]);
+    check(300, 298, &[]);
+    check(9, 0, &[]);
+    check(10, 8, &["alert_raised call-high-error-rate critical"]);
+    check(100, 96, &["alert_raised call-high-error-rate medium"]);
+    check(100, 95, &["alert_raised call-high-error-rate critical"]);
+}
+
+#[test]
+fn an_outage_explains_its_error_rate_until_the_window_has_passed_it() {
+    let mut court = Court::of("call");
+    court.play("call", "huuu");
+    court.deliver();
+    court.error_rate("call", 10, 7);
+    court.play("call", "h");
+    court.error_rate("call", 12, 9);
+    court.expect(&["alert_raised call-service-down critical", "alert_resolved call-service-down critical"]);
+    court.wait(301);
+    court.error_rate("call", 20, 18);
+    court.expect(&["alert_raised call-high-error-rate critical"]);
+}
+
+#[test]
+fn an_id_is_never_given_twice() {
+    let mut court = Court::of("call");
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        court.play("call", "uu");
+        court.second -= 2;
+        assert!(ids.insert(court.judge.alerts().next().unwrap().id.clone()));
+        court.play("call", "h");
+        court.second -= 1;
+    }
+}
+
+#[test]
+fn a_restored_judge_goes_on_where_the_last_one_was() {
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("twilio", "huuu");
+    court.play("call", "hu");
+    court.deliver();
+    let living: Vec<Alert> = court.judge.alerts().cloned().collect();
+    let mut restored = Judge::restore(living, &[], court.judge.sequences.clone());
+    for (name, (state, _)) in &court.states {
+        restored.recall(court.registry.find(name).unwrap(), state);
+    }
+    court.judge = restored;
+    court.wait(1);
+    court.play("call", "uu");
+    court.expect(&["alert_raised twilio-service-down critical"]);
+    court.play("twilio", "h");
+    court.expect(&["alert_resolved twilio-service-down critical"]);
+}
+
+#[test]
+fn a_service_taken_out_resolves_its_alerts() {
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("twilio", "huuu");
+    court.deliver();
+    let now = from_ms(court.second * 1000);
+    let bench = Bench { registry: &court.registry, policy: &court.policy, now };
+    let decision = court.judge.forget(bench, &ServiceName::new("twilio").unwrap());
+    court.note(decision);
+    court.expect(&["alert_raised twilio-service-down critical", "alert_resolved twilio-service-down critical"]);
+    assert_eq!(court.judge.alerts().count(), 0);
+}
+
+#[test]
+fn with_alerting_off_everything_is_shown_and_nothing_sent() {
+    let mut court = Court::of("call");
+    court.policy.enabled = false;
+    court.play("call", "huuu");
+    court.expect(&[]);
+    assert_eq!(court.severity("call"), Some(("critical", false)));
+}
