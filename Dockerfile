@@ -17,11 +17,10 @@ COPY . .
 
 # The cache mounts keep downloaded crates and compiled dependencies, so that a change of our sources compiles only them.
 # `touch`: cargo compares file times, and a checkout may be older than what the cache holds.
-# Line tables would be four fifths of the binary; panics name file and line without them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target,sharing=locked \
     touch src/lib.rs src/main.rs \
-    && CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --release --locked --bin as-infrastructure-service \
+    && cargo build --release --locked --bin as-infrastructure-service \
     && install -D -m 0755 target/release/as-infrastructure-service /out/as-infrastructure-service
 
 
@@ -33,7 +32,6 @@ LABEL org.opencontainers.image.title="as-infrastructure-service" \
       org.opencontainers.image.description="Health monitoring of internal services: probes, verdicts, outages, alerts, one JSON API" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
 
 # CA certificates are what https targets, webhooks, rediss:// and PostgreSQL over TLS are verified with.

@@ -117,6 +117,12 @@ pub struct Engine {
     cancelled: CancellationToken,
 }
 
+/// Lets timers and checks go first in the middle of long work. Why not a yield: a runtime that never parks looks at its
+/// timers only now and then.
+async fn make_way() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
 /// What one check came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -177,7 +183,11 @@ impl Engine {
         let engine = self.clone();
         self.checks.spawn(async move {
             // First come, first served: when as many checks are in flight as may be, the next are late, and nobody starves.
-            let mut permit = engine.permits.clone().acquire_owned().await.ok();
+            let mut permit = tokio::select! {
+                () = engine.draining.cancelled() => return engine.counters.skip(SkipCause::Paused, 1),
+                () = watched.interrupted() => return engine.counters.skip(SkipCause::Paused, 1),
+                permit = engine.permits.clone().acquire_owned() => permit.ok(),
+            };
             if let Some(planned) = planned {
                 engine.counters.late(planned.elapsed());
             }
@@ -202,7 +212,11 @@ impl Engine {
                 }
                 rechecks += 1;
                 kind = Kind::Confirm;
-                permit = engine.permits.clone().acquire_owned().await.ok();
+                permit = tokio::select! {
+                    () = engine.draining.cancelled() => return,
+                    () = watched.interrupted() => return,
+                    permit = engine.permits.clone().acquire_owned() => permit.ok(),
+                };
             }
         });
     }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::counters::Counters;
 use super::live::Watched;
 use crate::domain::alert::Alert;
 use crate::domain::check::{Check, CheckBatch};
@@ -24,7 +24,7 @@ use crate::domain::notification::Notification;
 use crate::domain::outage::Outage;
 use crate::domain::state::ServiceState;
 use crate::domain::time::span;
-use crate::store::records::{Batch, Records};
+use crate::store::records::Batch;
 
 /// How long transitions are gathered: DESIGN.md D3, a few milliseconds.
 const GATHER: Duration = Duration::from_millis(2);
@@ -37,6 +37,8 @@ const ROUTINE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest one attempt may take once readers are told from memory: our choice, so that confirming checks stay quick.
 const FIRST_TRY: Duration = Duration::from_millis(250);
+/// What a stop waits for the last commit: our choice, longer than a busy store takes.
+const LAST_TRY: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_millis(200);
 /// Checks kept for a store that is away: our choice, some 50 MB.
 const UNWRITTEN_CHECKS: usize = 2_000_000;
@@ -145,13 +147,17 @@ impl Commit {
 #[derive(Debug)]
 pub struct Committer {
     queue: mpsc::UnboundedReceiver<Waiting>,
+    /// Not yet handed to the store.
     pending: Batch,
+    /// Handed to the store, which has not answered: one attempt at a time, however long it takes.
+    attempted: Batch,
+    attempt: Option<JoinHandle<Result<(), String>>>,
     waiting: Vec<Waiting>,
 }
 
 impl Committer {
     pub fn new(queue: mpsc::UnboundedReceiver<Waiting>) -> Self {
-        Self { queue, pending: Batch::default(), waiting: Vec::new() }
+        Self { queue, pending: Batch::default(), attempted: Batch::default(), attempt: None, waiting: Vec::new() }
     }
 
     /// Commits until `stop`, then commits what is left and ends.
@@ -202,7 +208,8 @@ impl Committer {
         if batch.count == 0 || !engine.config.store.persist_checks {
             return;
         }
-        let kept: usize = self.pending.checks.iter().map(|batch| batch.count).sum();
+        let unwritten = self.pending.checks.iter().chain(&self.attempted.checks);
+        let kept: usize = unwritten.map(|batch| batch.count).sum();
         if kept + batch.count > UNWRITTEN_CHECKS {
             engine.counters.commit_dropped.fetch_add(batch.count as u64, Ordering::Relaxed);
         } else {
@@ -213,35 +220,47 @@ impl Committer {
     /// Writes what is pending, and tells what waits: at once when it is committed, from memory when patience runs out.
     async fn write(&mut self, engine: &Arc<Engine>, stop: &CancellationToken) {
         let began = Instant::now();
-        while !self.pending.is_empty() {
+        loop {
+            if self.attempt.is_none() {
+                if self.pending.is_empty() {
+                    break;
+                }
+                self.attempted = std::mem::take(&mut self.pending);
+                self.attempt = Some(tokio::spawn(write_once(engine.clone(), self.attempted.clone())));
+            }
+            let Some(attempt) = &mut self.attempt else { break };
             let known = engine.commit.trouble();
             let gave_up = known.as_ref().is_some_and(|trouble| trouble.not_durable);
-            let patience = if gave_up { FIRST_TRY } else { PATIENCE.saturating_sub(began.elapsed()).max(FIRST_TRY) };
-            let writing = write_once(&engine.records, &engine.counters, self.pending.clone());
-            let late = || Err("no answer in time".to_owned());
-            // A stop waits for what is written last.
-            let attempt = if stop.is_cancelled() || self.waiting.is_empty() {
-                writing.await
-            } else {
-                timeout(patience, writing).await.unwrap_or_else(|_| late())
+            let patience = match (stop.is_cancelled(), gave_up) {
+                (true, _) => LAST_TRY,
+                (false, true) => FIRST_TRY,
+                (false, false) => PATIENCE.saturating_sub(began.elapsed()).max(FIRST_TRY),
             };
-            match attempt {
-                Ok(()) => {
-                    self.pending = Batch::default();
+            let error = match timeout(patience, attempt).await {
+                Ok(Ok(Ok(()))) => {
+                    (self.attempt, self.attempted) = (None, Batch::default());
                     if let Some(trouble) = held(&engine.commit.trouble).take() {
                         tracing::info!(since = %trouble.since, "records can be written again");
                     }
+                    continue;
                 }
-                Err(error) => {
-                    let patient = !gave_up && began.elapsed() < PATIENCE && !self.waiting.is_empty();
-                    let lasting = known.is_some_and(|trouble| span(trouble.since, engine.clock.now()) >= PATIENCE);
-                    self.note_trouble(engine, error, (!patient && !self.waiting.is_empty()) || lasting);
-                    if !patient || stop.is_cancelled() {
-                        break;
-                    }
-                    tokio::time::sleep(RETRY).await;
+                // What came meanwhile goes on top of what was not taken.
+                Ok(refused) => {
+                    self.attempt = None;
+                    let newer = std::mem::replace(&mut self.pending, std::mem::take(&mut self.attempted));
+                    self.pending.absorb(newer);
+                    refused.map_or_else(|error| error.to_string(), |result| result.err().unwrap_or_default())
                 }
+                Err(_) => "no answer in time".to_owned(),
+            };
+            let awaited = !self.waiting.is_empty();
+            let patient = !gave_up && began.elapsed() < PATIENCE && awaited && !stop.is_cancelled();
+            let lasting = known.is_some_and(|trouble| span(trouble.since, engine.clock.now()) >= PATIENCE);
+            self.note_trouble(engine, error, (awaited && !patient) || lasting);
+            if !patient {
+                break;
             }
+            tokio::time::sleep(RETRY).await;
         }
         for (transition, done) in self.waiting.drain(..) {
             engine.publish(transition);
@@ -263,9 +282,9 @@ impl Committer {
     }
 }
 
-async fn write_once(records: &Records, counters: &Counters, batch: Batch) -> Result<(), String> {
-    records.write(batch).await.map_err(|error| {
-        counters.records_errors.fetch_add(1, Ordering::Relaxed);
+async fn write_once(engine: Arc<Engine>, batch: Batch) -> Result<(), String> {
+    engine.records.write(batch).await.map_err(|error| {
+        engine.counters.records_errors.fetch_add(1, Ordering::Relaxed);
         error.to_string()
     })
 }

@@ -18,6 +18,9 @@ use crate::domain::time::{from_ms, span};
 /// How long the monitor counts as impaired after its own trouble: `IMPAIRED_WINDOW_MS` of CONTRACT.md 4.3.
 const IMPAIRED_FOR: Duration = Duration::from_secs(30);
 
+/// Error rates judged in one go: our choice, about a millisecond of work.
+const JUDGED_AT_ONCE: usize = 1000;
+
 /// How often waiting alerts are looked at: our choice. Cheap: only living alerts are.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -79,7 +82,10 @@ impl Engine {
         let now = self.clock.now();
         let roster = self.live.roster();
         let mut committed = Vec::new();
-        for watched in &roster.watched {
+        for (place, watched) in roster.watched.iter().enumerate() {
+            if place % JUDGED_AT_ONCE == JUDGED_AT_ONCE - 1 {
+                super::make_way().await;
+            }
             let service = watched.service();
             if !service.active || watched.is_retired() {
                 continue;

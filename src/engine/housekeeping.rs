@@ -114,6 +114,7 @@ impl Engine {
                 }
             }
             let _ = self.commit.transition(transition).await;
+            super::make_way().await;
         }
     }
 

@@ -227,6 +227,9 @@ impl Mirror {
             if pushes.is_empty() {
                 continue;
             }
+            if whole {
+                super::make_way().await;
+            }
             for name in redis.push(&pushes).await? {
                 // Redis has less than we do: it was emptied.
                 let Some(watched) = engine.live.find(&name) else { continue };
@@ -269,8 +272,7 @@ impl Mirror {
             if !metrics.is_empty() {
                 redis.put_metrics(&metrics).await?;
             }
-            // A fleet of thousands is some tens of milliseconds of arithmetic: others go first in between.
-            tokio::task::yield_now().await;
+            super::make_way().await;
         }
         let system = SystemMetrics::of(engine, now, 0);
         redis

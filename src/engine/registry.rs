@@ -66,15 +66,19 @@ impl Engine {
             let Some(watched) = before.find(&service.name) else {
                 change.added.push(service.name.clone());
                 let (mut state, history) = restored(&service.name).unwrap_or_default();
+                let deactivated = if service.active { None } else { ended(&state, now, "Service deactivated") };
                 if !service.active {
-                    transition.outages.extend(ended(&state, now, "Service deactivated"));
                     state = state.at_rest();
                 }
                 if state.last_check.is_none() {
                     // From here on the check log is worth reading for it.
                     transition.beside.histories.extend(empty_history(&service.name, now));
                 }
-                let watched = Watched::new(service.clone(), state, history);
+                let watched = Watched::new(service.clone(), state.clone(), history);
+                if let Some(outage) = deactivated {
+                    transition.outages.push(outage);
+                    transition.states.push((watched.clone(), state, None));
+                }
                 to_schedule.push(watched.clone());
                 watched_now.push(watched);
                 continue;
