@@ -503,7 +503,9 @@ impl Judge {
         // A wait longer than the cooldown is the wall clock's doing, set back in the meantime.
         let waits_until = |after: DateTime<Utc>| bench.now < after && after <= bench.now + bench.policy.cooldown;
         let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(waits_until);
-        let held = alert.suppressed_by.is_some() || waits || cooling;
+        // A broken dependency always has a root, and it is the root that is told.
+        let is_consequence = alert.kind == AlertType::DependencyFailure;
+        let held = alert.suppressed_by.is_some() || waits || cooling || is_consequence;
         if alert.told != Told::No || held || !sendable(alert, bench.policy) {
             return;
         }

@@ -373,3 +373,21 @@ fn with_alerting_off_everything_is_shown_and_nothing_sent() {
     court.expect(&[]);
     assert_eq!(court.severity("call"), Some(("critical", false)));
 }
+
+#[test]
+fn a_dependency_failure_is_never_told_even_while_its_root_has_no_alert_yet() {
+    // As after a start from what Redis remembers: who has failed is known, alerts are not.
+    let mut court = Court::of("call: twilio, twilio");
+    court.play("twilio", "huu");
+    let mut restored = Judge::default();
+    for (name, (state, _)) in &court.states {
+        restored.recall(court.registry.find(name).unwrap(), state);
+    }
+    court.judge = restored;
+    let bench = Bench { registry: &court.registry, policy: &court.policy, now: from_ms(court.second * 1000) };
+    let decision = court.judge.after_change(bench);
+    court.note(decision);
+    court.wait(1);
+    assert_eq!(court.severity("call").map(|(severity, _)| severity), Some("high"));
+    court.expect(&[]);
+}
