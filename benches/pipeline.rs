@@ -8,7 +8,7 @@ use std::time::Duration;
 use as_infrastructure_service::domain::check::{Check, CheckBatch};
 use as_infrastructure_service::domain::classify::classify;
 use as_infrastructure_service::domain::observation::{Kind, Observation, Reason};
-use as_infrastructure_service::domain::policy::OutagePolicy;
+use as_infrastructure_service::domain::policy::{FlapPolicy, OutagePolicy};
 use as_infrastructure_service::domain::service::{Service, Source};
 use as_infrastructure_service::domain::spec::{Defaults, ServiceSpec};
 use as_infrastructure_service::domain::state::ServiceState;
@@ -23,6 +23,7 @@ const POLICY: OutagePolicy = OutagePolicy {
     recovery_threshold: 1,
     verification: true,
     confirm_interval: Duration::from_secs(1),
+    flap: FlapPolicy { window: 20, high_percent: 30, low_percent: 20 },
 };
 
 fn service() -> Service {
@@ -47,6 +48,8 @@ fn full_history(service: &Service) -> History {
             response_us: Some(20_000 + (n * 7919) % 9_000),
             streak: n as i32 + 1,
             error: None,
+            maintenance: false,
+            redirected: false,
         };
         history.record(check, service.hold());
     }

@@ -13,8 +13,10 @@ use crate::api::{self, ApiState, Gate, Reload};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ServicesFile, Settings, load_services};
 use crate::demo;
-use crate::domain::registry::Registry;
+use crate::domain::definitions::Listed;
+use crate::domain::probe::Protocol;
 use crate::domain::spec::Defaults;
+use crate::engine::restore::RestoreError;
 use crate::engine::{Engine, Parts, ReloadOutcome, housekeeping};
 use crate::notify::Channel;
 use crate::notify::webhook::Webhook;
@@ -39,6 +41,15 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error("internal: {0}")]
     Internal(String),
+}
+
+impl From<RestoreError> for AppError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Store(error) => Self::Store(error),
+            RestoreError::Registry(error) => Self::Config(ConfigError(vec![error.to_string()])),
+        }
+    }
 }
 
 impl AppError {
@@ -73,10 +84,15 @@ pub struct App {
 ///
 /// # Errors
 /// The records cannot be used, or a part cannot be built.
-pub async fn build(settings: &Settings, registry: Registry, clock: Clock) -> Result<App, AppError> {
+pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<App, AppError> {
     let internal = |error: &dyn std::fmt::Display| AppError::Internal(error.to_string());
     let address = &settings.engine.store.records;
     let clients = Clients::new(settings.egress.clone()).map_err(|error| internal(&error))?;
+    if let Some(problem) = clients.icmp_problem()
+        && listed.services.iter().any(|service| service.protocol == Protocol::Icmp)
+    {
+        tracing::warn!("icmp services cannot be checked: {problem}");
+    }
     let mut channels = vec![Channel::Log];
     if let Some(webhook) = &settings.engine.notify.webhook {
         channels.push(Channel::Webhook(Box::new(Webhook::new(webhook.clone()).map_err(|error| internal(&error))?)));
@@ -92,11 +108,11 @@ pub async fn build(settings: &Settings, registry: Registry, clock: Clock) -> Res
             channels: channels.clone(),
         };
         let engine = Engine::new(parts);
-        engine.restore(registry.clone()).await?;
-        Ok::<_, StoreError>(engine)
+        engine.restore(listed.clone()).await?;
+        Ok::<_, RestoreError>(engine)
     };
     let engine = match (start().await, address) {
-        (Err(error), RecordsAddress::Sqlite(path)) if error.is_damage() => {
+        (Err(RestoreError::Store(error)), RecordsAddress::Sqlite(path)) if error.is_damage() => {
             let aside = put_aside(path, &clock).map_err(StoreError::Unavailable)?;
             tracing::error!(%error, "damaged records were set aside as {}; every service starts unknown", aside.display());
             let engine = start().await?;
@@ -172,11 +188,19 @@ fn reload(engine: Arc<Engine>, file: ServicesFile, defaults: Defaults) -> Reload
             let loaded = read.unwrap_or_else(|error| Err(ConfigError(vec![error.to_string()])));
             let at = engine.clock.now();
             match loaded {
-                Ok(registry) => {
-                    if registry.services().is_empty() {
-                        tracing::warn!("the services file lists no services any more: nothing is watched");
+                Ok(listed) => {
+                    if listed.services.is_empty() {
+                        tracing::warn!("the services file lists no services any more");
                     }
-                    let change = engine.watch(registry, |_| None).await;
+                    let change = match engine.list_services(listed).await {
+                        Ok(change) => change,
+                        Err(error) => {
+                            let problem = error.to_string();
+                            tracing::error!("services not reloaded, nothing is changed: {problem}");
+                            engine.reload.note(ReloadOutcome { at, error: Some(problem.clone()) });
+                            return Err(vec![problem]);
+                        }
+                    };
                     tracing::info!(
                         added = change.added.len(),
                         changed = change.changed.len(),
@@ -206,7 +230,7 @@ fn reload(engine: Arc<Engine>, file: ServicesFile, defaults: Defaults) -> Reload
 pub async fn run(settings: Settings, demo: bool) -> Result<(), AppError> {
     install_crypto_provider();
     telemetry::start(&settings.log);
-    let registry = load_services(&settings.services, &settings.defaults)?;
+    let listed = load_services(&settings.services, &settings.defaults)?;
     // A file that was there is expected to stay: its absence is a mistake, not a wish for the built-in services.
     let mut settings = settings;
     settings.services.explicit |= settings.services.path.exists();
@@ -215,15 +239,15 @@ pub async fn run(settings: Settings, demo: bool) -> Result<(), AppError> {
         .map_err(|problem| ConfigError(vec![problem]))?;
     let stop = CancellationToken::new();
     if demo {
-        demo::start(&registry, &stop).await.map_err(|problem| ConfigError(vec![problem]))?;
+        demo::start(&listed.services, &stop).await.map_err(|problem| ConfigError(vec![problem]))?;
     }
     if settings.published_key {
         tracing::warn!("{}", crate::engine::PUBLISHED_KEY_WARNING);
     }
-    if registry.services().is_empty() {
+    if listed.services.is_empty() {
         tracing::warn!(file = %settings.services.path.display(), "the services file lists no services: nothing is watched");
     }
-    let app = build(&settings, registry, Clock::System).await?;
+    let app = build(&settings, listed, Clock::System).await?;
     let mut calendar = housekeeping::start(&app.engine, settings.published_key)
         .await
         .map_err(|error| AppError::Internal(format!("calendar: {error}")))?;

@@ -140,15 +140,15 @@ fn check_config(sources: &Sources) -> ExitCode {
         Err(ConfigError(found)) => problems.extend(found),
         Ok(settings) => match load_services(&settings.services, &settings.defaults) {
             Err(ConfigError(found)) => problems.extend(found),
-            Ok(registry) => {
-                say!("configuration is valid: {} services", registry.services().len());
-                if registry.services().is_empty() {
+            Ok(listed) => {
+                say!("configuration is valid: {} services", listed.services.len());
+                if listed.services.is_empty() {
                     say!("warning: nothing is watched");
                 }
                 if settings.published_key {
                     say!("warning: {}", crate::engine::PUBLISHED_KEY_WARNING);
                 }
-                for service in registry.services().iter().filter(|service| service.critical && service.active) {
+                for service in listed.services.iter().filter(|service| service.critical && service.active) {
                     let policy = &settings.engine.detection;
                     let worst = service.worst_case_detection(policy);
                     if worst > policy.promise {
@@ -214,8 +214,9 @@ fn find(sources: &Sources, target: &str) -> Result<(Settings, Service), AppError
         })?;
         return Ok((settings, service));
     }
-    let registry = load_services(&settings.services, &settings.defaults)?;
-    let found = ServiceName::new(target).ok().and_then(|name| registry.find(&name).cloned());
+    let listed = load_services(&settings.services, &settings.defaults)?;
+    let found = ServiceName::new(target).ok();
+    let found = found.and_then(|name| listed.services.iter().find(|service| service.name == name).cloned());
     let service =
         found.ok_or_else(|| wrong(format!("{target} is no service of the file and no http:// or https:// address")))?;
     Ok((settings, (*service).clone()))
@@ -265,15 +266,15 @@ async fn services(sources: &Sources, asking: &Asking) -> Result<ExitCode, AppErr
     let rows: Vec<Value> = match &asking.url {
         None => {
             let settings = Settings::load(sources)?;
-            let registry = load_services(&settings.services, &settings.defaults)?;
+            let listed = load_services(&settings.services, &settings.defaults)?;
             let row = |service: &Service| {
                 json!({
                     "name": service.name, "url": service.url, "category": service.category, "critical": service.critical,
                     "check_interval_ms": service.interval.as_millis() as u64, "timeout_ms": service.timeout.as_millis() as u64,
-                    "depends_on": service.depends_on,
+                    "depends_on": service.needs().collect::<Vec<_>>(),
                 })
             };
-            registry.services().iter().map(|service| row(service)).collect()
+            listed.services.iter().map(|service| row(service)).collect()
         }
         Some(url) => {
             let key =

@@ -6,6 +6,7 @@ mod services_file;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -16,9 +17,9 @@ use crate::api::{ApiConfig, AuthScope, Keys};
 use crate::domain::alert::Severity;
 use crate::domain::classify::LatencyLimits;
 use crate::domain::egress::{Allow, EgressPolicy};
-use crate::domain::policy::{AlertPolicy, DetectionPolicy, OutagePolicy};
-use crate::domain::service::Limits;
-use crate::domain::spec::Defaults;
+use crate::domain::policy::{AlertPolicy, DetectionPolicy, FlapPolicy, OutagePolicy};
+use crate::domain::service::{Limits, Service, Source as Origin};
+use crate::domain::spec::{Defaults, RegisteredDefaults, ServiceSpec};
 use crate::engine::EngineConfig;
 use crate::notify::NotifyConfig;
 use crate::notify::webhook::WebhookConfig;
@@ -153,6 +154,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         recovery_threshold: r.number("outages", "recovery_threshold", 1..=1000) as u32,
         verification: r.boolean("outages", "outage_verification_enabled"),
         confirm_interval: r.duration("checks", "confirm_interval_ms", Unit::Milliseconds, 10),
+        flap: flap(r),
     };
     let alert = AlertPolicy {
         enabled: r.boolean("alerts", "enable_alerting"),
@@ -177,17 +179,6 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         0 => open_files,
         given => given,
     };
-    let engine = EngineConfig {
-        outage,
-        alert,
-        detection,
-        alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100),
-        max_concurrent_checks: concurrent as usize,
-        pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
-        notify,
-        store: store(r),
-        instance,
-    };
     let egress = EgressPolicy {
         allow: r
             .list("egress", "egress_allow")
@@ -203,6 +194,23 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         development,
         own: format!("{}:{}", api.host, api.port).parse().ok(),
     };
+    let defaults = Defaults {
+        registered: RegisteredDefaults { egress: egress.clone(), ..defaults.registered.clone() },
+        ..defaults
+    };
+    let environment = environment_services(r, &defaults);
+    let engine = EngineConfig {
+        outage,
+        alert,
+        detection,
+        alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100),
+        max_concurrent_checks: concurrent as usize,
+        pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
+        notify,
+        store: store(r),
+        defaults: defaults.clone(),
+        instance,
+    };
     let settings = Settings {
         log: LogConfig {
             level: r.text("log", "log_level"),
@@ -212,6 +220,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
             path: r.text("checks", "services_file").into(),
             explicit: r.is_explicit("checks", "services_file"),
             variables: variables.clone(),
+            environment,
         },
         shutdown_grace: r.duration("server", "shutdown_grace_ms", Unit::Milliseconds, 0),
         api,
@@ -272,9 +281,30 @@ fn defaults(r: &mut Reader) -> Defaults {
             error_rate_critical: r.ratio("checks", "error_rate_critical"),
             consecutive_failures_warning: r.number("checks", "consecutive_failures_warning", 1..=1000) as u32,
             consecutive_failures_critical: r.number("checks", "consecutive_failures_critical", 1..=1000) as u32,
+            uptime_warning: r.percent("checks", "uptime_warning"),
+            uptime_critical: r.percent("checks", "uptime_critical"),
             outage_failures: None,
         },
+        registered: RegisteredDefaults {
+            interval: r.optional_duration("checks", "service_check_interval", Unit::Seconds, 1000),
+            timeout: r.duration("checks", "service_check_timeout", Unit::Seconds, 1),
+            min_interval: r.duration("checks", "min_registered_interval_ms", Unit::Milliseconds, 10),
+            filesystem_allow: r.list("egress", "filesystem_allow").into_iter().map(PathBuf::from).collect(),
+            egress: EgressPolicy::default(),
+        },
     };
+    if defaults.registered.filesystem_allow.iter().any(|root| !root.is_absolute()) {
+        r.refuse("egress", "filesystem_allow", "must be absolute paths");
+    }
+    if defaults.registered.timeout > Duration::from_secs(60) {
+        r.refuse("checks", "service_check_timeout", "must be at most 60 seconds");
+    }
+    if defaults.registered.interval.is_some_and(|interval| interval < defaults.registered.min_interval) {
+        r.refuse("checks", "service_check_interval", "must not be below min_registered_interval_ms");
+    }
+    if defaults.limits.uptime_warning <= defaults.limits.uptime_critical {
+        r.refuse("checks", "uptime_warning", "must be above uptime_critical: lower is worse");
+    }
     let limits = &defaults.limits;
     if warning_ms >= critical_ms {
         r.refuse("checks", "response_time_warning", "must be below response_time_critical");
@@ -297,6 +327,49 @@ fn defaults(r: &mut Reader) -> Defaults {
         r.refuse("checks", "health_check_timeout_ms", "must be at most 60000");
     }
     defaults
+}
+
+fn flap(r: &mut Reader) -> FlapPolicy {
+    let flap = FlapPolicy {
+        window: r.number("checks", "flap_window_checks", 3..=64) as u32,
+        high_percent: r.number("checks", "flap_high_percent", 0..=100) as u32,
+        low_percent: r.number("checks", "flap_low_percent", 0..=100) as u32,
+    };
+    if flap.high_percent != 0 && flap.low_percent >= flap.high_percent {
+        r.refuse("checks", "flap_low_percent", "must be below flap_high_percent");
+    }
+    flap
+}
+
+/// The services that variables of their own define: source 001 has one for each.
+fn environment_services(r: &mut Reader, defaults: &Defaults) -> Vec<Arc<Service>> {
+    const PREFIXES: [&str; 6] = ["DH_ADMIN", "DH_RAG_QUERY", "DH_AVATAR", "OLLAMA", "TEI", "WEAVIATE"];
+    let timeout = r.optional_duration("checks", "http_request_timeout", Unit::Seconds, 1);
+    let interval = r.optional_duration("checks", "service_health_check_interval", Unit::Seconds, 1);
+    let ms = |span: Option<Duration>| span.map(|span| span.as_secs_f64() * 1000.0);
+    let mut services = Vec::new();
+    for prefix in PREFIXES {
+        let key = format!("{}_health_endpoint", prefix.to_ascii_lowercase());
+        let url = r.text("checks", &key);
+        if url.is_empty() {
+            continue;
+        }
+        let spec = ServiceSpec {
+            name: prefix.to_owned(),
+            url: Some(url),
+            timeout_ms: ms(timeout),
+            check_interval_ms: ms(interval),
+            ..ServiceSpec::default()
+        };
+        match spec.into_service(defaults, Origin::Environment) {
+            Ok(service) => services.push(Arc::new(service)),
+            Err(problems) => {
+                let told: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.message)).collect();
+                r.refuse("checks", &key, &format!("defines no service: {}", told.join("; ")));
+            }
+        }
+    }
+    services
 }
 
 fn store(r: &mut Reader) -> StoreConfig {

@@ -1,6 +1,7 @@
 //! Nine small services of our own for a newcomer to watch: they answer, slow down, fail and recover by a script that
 //! shows every status, an outage, an alert and a recovery within a minute.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::registry::Registry;
+use crate::domain::service::Service;
 
 /// What a demo service does for a while.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +44,13 @@ fn script(place: usize) -> Script {
     }
 }
 
-/// Starts a small service on each address of `registry` that is on this machine.
+/// Starts a small service on each address of `services` that is on this machine.
 ///
 /// # Errors
 /// A port is taken, with the remedy.
-pub async fn start(registry: &Registry, stop: &CancellationToken) -> Result<(), String> {
+pub async fn start(services: &[Arc<Service>], stop: &CancellationToken) -> Result<(), String> {
     let began = Instant::now();
-    for (place, service) in registry.services().iter().enumerate() {
+    for (place, service) in services.iter().enumerate() {
         let local = ["://localhost:", "://127.0.0.1:"].iter().any(|host| service.url.contains(host));
         if !local || service.port == 0 {
             continue;

@@ -2,19 +2,25 @@
 //! The only module everyone may import.
 
 pub mod alert;
+pub mod assertion;
 pub mod check;
 pub mod classify;
+pub mod definitions;
 pub mod dependency;
 pub mod egress;
 pub mod event;
 pub mod histogram;
 pub mod judge;
+pub mod maintenance;
 pub mod notification;
 pub mod observation;
 pub mod outage;
 pub mod policy;
+pub mod probe;
+pub mod registration;
 pub mod registry;
 pub mod ring;
+pub mod rollup;
 pub mod schedule;
 pub mod service;
 pub mod spec;

@@ -4,11 +4,15 @@
 pub mod commit;
 pub mod counters;
 mod evaluate;
+pub mod history;
 pub mod housekeeping;
+mod keeper;
 pub mod live;
+pub mod maintenance;
 pub mod metrics;
 pub mod mirror;
 pub mod outbox;
+pub mod registrar;
 mod registry;
 pub mod restore;
 pub mod scheduler;
@@ -27,9 +31,11 @@ use uuid::Uuid;
 
 use self::commit::{Commit, Committer, Transition};
 use self::counters::{Counters, SkipCause};
-use self::live::{Live, Watched};
+use self::live::{Live, Taken, Watched};
+use self::maintenance::{NotDurable, Windows};
 use self::mirror::Mirror;
 use self::outbox::Outbox;
+use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
 use crate::clock::Clock;
@@ -38,11 +44,14 @@ use crate::domain::check::Check;
 use crate::domain::classify::classify;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::judge::{Bench, Decision, Judge};
-use crate::domain::notification::Notification;
+use crate::domain::maintenance::InForce;
+use crate::domain::notification::{Delivery, Notification};
 use crate::domain::observation::{Kind, Observation, Reason};
+use crate::domain::outage::Outage;
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, OutagePolicy};
-use crate::domain::service::Service;
-use crate::domain::state::{Advance, Change};
+use crate::domain::service::{Service, ServiceName};
+use crate::domain::spec::Defaults;
+use crate::domain::state::{Advance, Change, ServiceState};
 use crate::domain::status::Status;
 use crate::notify::{Channel, NotifyConfig};
 use crate::probes::{self, Clients};
@@ -52,6 +61,8 @@ use crate::store::redis::Redis;
 
 /// Newest answers a verdict on slowness looks at: CONTRACT.md 10.4.
 const LATEST_ANSWERS: usize = 5;
+/// Between two checks of one service by hand: CONTRACT.md section 3.
+const BY_HAND_EVERY: Duration = Duration::from_secs(1);
 /// A dependency checked this recently is not asked again when a dependent fails: our choice.
 const RECENTLY: Duration = Duration::from_secs(1);
 
@@ -69,6 +80,8 @@ pub struct EngineConfig {
     pub pooled_connections: usize,
     pub notify: NotifyConfig,
     pub store: StoreConfig,
+    /// What definitions leave open.
+    pub defaults: Defaults,
     /// Name of this process in what it sends.
     pub instance: String,
 }
@@ -99,6 +112,10 @@ pub struct Engine {
     pub outbox: Outbox,
     pub mirror: Mirror,
     pub reload: registry::ReloadLog,
+    pub windows: Windows,
+    registrar: Registrar,
+    /// Services whose checks are due to be written to the check history.
+    to_keep: Mutex<Vec<Arc<Watched>>>,
     scheduler: Scheduler,
     clients: Clients,
     judge: Mutex<Judge>,
@@ -115,6 +132,10 @@ pub struct Engine {
     draining: CancellationToken,
     /// Checks under way are given up.
     cancelled: CancellationToken,
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets timers and checks go first in the middle of long work. Why not a yield: a runtime that never parks looks at its
@@ -142,6 +163,9 @@ impl Engine {
             outbox: Outbox::new(parts.channels, &parts.config.notify),
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
             reload: registry::ReloadLog::default(),
+            windows: Windows::default(),
+            registrar: Registrar::default(),
+            to_keep: Mutex::default(),
             scheduler: Scheduler::new(unix_ms),
             clients: parts.clients,
             judge: Mutex::default(),
@@ -163,14 +187,14 @@ impl Engine {
     }
 
     fn judge(&self) -> MutexGuard<'_, Judge> {
-        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.judge)
     }
 
     /// Starts a check in the background, unless the service is being checked already or too much is in flight.
     ///
     /// `planned`: its slot, for the lateness histogram.
     pub(crate) fn start_check(self: &Arc<Self>, watched: Arc<Watched>, kind: Kind, planned: Option<Instant>) {
-        if self.draining.is_cancelled() {
+        if self.draining.is_cancelled() || !watched.service().active {
             return;
         }
         if self.paused.load(Ordering::Relaxed) {
@@ -273,14 +297,19 @@ impl Engine {
         ended: bool,
     ) -> Vec<Change> {
         let now = self.clock.now();
-        let verdict = classify(&seen, service.limits.latency, &service.expected);
-        let (from, step, slow) = {
+        let mut verdict = classify(&seen, service.limits.latency, &service.expected);
+        if let Some(dependency) = self.degraded_by(service) {
+            verdict = verdict.degraded_by(&dependency);
+        }
+        let in_force = self.windows_in_force();
+        let maintenance = in_force.covers(service).is_some();
+        let (from, last_check, step, slow) = {
             let inner = watched.lock();
-            let step = inner.state.advance(service, &verdict, &seen, kind, now, &self.config.outage);
+            let step = inner.state.advance(service, &verdict, &seen, kind, now, &self.config.outage, maintenance);
             let slow = seen.response_ms().is_some_and(|ms| ms >= service.limits.latency.warning_ms);
-            (inner.state.status, step, slow)
+            (inner.state.status, inner.state.last_check, step, slow)
         };
-        let Advance { state, changes, check: Some(check), must_commit } = step else {
+        let Advance { mut state, mut changes, check: Some(check), must_commit } = step else {
             self.live.inconclusive(watched, &seen);
             if verdict.reason == Reason::LocalResource {
                 self.local_trouble_at.store(now.timestamp_millis(), Ordering::Relaxed);
@@ -288,6 +317,13 @@ impl Engine {
             tracing::debug!(service.name = %service.name, reason = verdict.reason.as_str(), "inconclusive");
             return Vec::new();
         };
+        for change in &mut changes {
+            if let Change::OutageClosed(outage) = change {
+                outage.maintenance_ms = self.paused_ms(service, outage.started, outage.ended.unwrap_or(now));
+            }
+        }
+        let windows = self.windows.spans_of(service, last_check.unwrap_or(now), now + service.hold());
+        let taken = Taken { check: check.clone(), windows };
         if ended {
             self.commit.routine(watched.hash, &check);
         }
@@ -298,7 +334,10 @@ impl Engine {
             let decision = if must_commit || slow || judge.concerns(&service.name, &state) {
                 let latest = Self::latest_answers(watched, &check);
                 let roster = self.live.roster();
-                judge.after_check(self.bench(&roster.registry, now), service, &state, from, &latest)
+                let bench = self.bench(&roster.registry, &in_force, now);
+                let decision = judge.after_check(bench, service, &state, from, &latest);
+                note_root_cause(&decision, &mut state, &mut changes);
+                decision
             } else {
                 Decision::default()
             };
@@ -310,7 +349,7 @@ impl Engine {
                     .events
                     .extend(changes.iter().filter_map(|change| self.event(service, change, &state.issues, now)));
                 transition.outages.extend(changes.iter().filter_map(outage_of));
-                transition.states.push((watched.clone(), state.clone(), Some(check.clone())));
+                transition.states.push((watched.clone(), state.clone(), Some(taken.clone())));
                 // Under the judge's lock, so that decisions reach the store in the order they were made.
                 Some(self.commit.transition(transition))
             }
@@ -319,12 +358,94 @@ impl Engine {
             // An answer that never comes means that the monitor is ending.
             Some(committed) => drop(committed.await),
             None => {
-                self.live.apply(watched, state, Some(check));
+                self.live.apply(watched, state, Some(taken));
                 self.mirror.touch(watched);
             }
         }
+        self.keep_in_time(watched);
+        watched.ended.notify_waiters();
         tell(service, &changes);
         changes
+    }
+
+    /// A failed dependency of `service` that degrades it.
+    fn degraded_by(&self, service: &Service) -> Option<ServiceName> {
+        if !service.depends_on.iter().any(|needed| needed.degrade) {
+            return None;
+        }
+        let roster = self.live.roster();
+        let failed = |name: &ServiceName| roster.find(name).is_some_and(|watched| watched.lock().state.has_failed());
+        roster.registry.graph.degraded_by(&service.name, failed).cloned()
+    }
+
+    /// Sends one probe now, outside the cadence, and waits for what it saw. A check that is under way is waited for
+    /// instead: it is as good. `None`: the monitor is stopping, or checking is paused.
+    ///
+    /// # Errors
+    /// How long to wait: the last check by hand was less than a second ago.
+    pub async fn check_now(self: &Arc<Self>, watched: &Arc<Watched>) -> Result<Option<()>, Duration> {
+        let now_ms = self.clock.now().timestamp_millis();
+        let last = watched.asked_at.load(Ordering::Acquire);
+        let since = Duration::from_millis(now_ms.saturating_sub(last).max(0).cast_unsigned());
+        let claimed = watched.asked_at.compare_exchange(last, now_ms, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if (last != 0 && since < BY_HAND_EVERY) || !claimed {
+            return Err(BY_HAND_EVERY.saturating_sub(since));
+        }
+        let ended = watched.ended.notified();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        self.start_check(watched.clone(), Kind::Manual, None);
+        // Longest a check takes: waiting for its turn among those in flight, and its own deadline.
+        let limit = watched.service().timeout + self.config.outage.confirm_interval + Duration::from_secs(5);
+        Ok(tokio::time::timeout(limit, ended).await.ok())
+    }
+
+    /// Closes an outage by hand. While the service still fails, a new one needs the threshold anew. `None`: there is no
+    /// open outage of this id.
+    ///
+    /// # Errors
+    /// It could not be stored; nothing has changed.
+    pub async fn resolve_outage(
+        self: &Arc<Self>,
+        id: Uuid,
+        notes: Option<&str>,
+        by: Option<&str>,
+    ) -> Result<Option<Outage>, NotDurable> {
+        let roster = self.live.roster();
+        let is_it =
+            |watched: &&Arc<Watched>| watched.lock().state.outage.as_ref().is_some_and(|outage| outage.id == id);
+        let Some(watched) = roster.watched.iter().find(is_it) else { return Ok(None) };
+        let turn = watched.seize().await;
+        let (service, now) = (watched.service(), self.clock.now());
+        let state = watched.lock().state.clone();
+        let Some(outage) = state.outage.as_ref().filter(|outage| outage.id == id) else { return Ok(None) };
+        let closed = Outage {
+            resolution_notes: notes.map(str::to_owned),
+            ..outage.closed(now, "", by, self.paused_ms(&service, outage.started, now))
+        };
+        let mut transition = Transition::default();
+        transition.outages.push(closed.clone());
+        transition.states.push((watched.clone(), state.without_outage(), None));
+        if self.commit.trouble().is_some_and(|trouble| trouble.not_durable)
+            || self.records.write(transition.batch()).await.is_err()
+        {
+            return Err(NotDurable);
+        }
+        let in_force = self.windows_in_force();
+        let committed = {
+            let mut judge = self.judge();
+            let decision =
+                judge.resolved_by_hand(self.bench(&roster.registry, &in_force, now), &service, state.status, &closed);
+            let decided = self.decided(decision, now);
+            transition.alerts.extend(decided.alerts);
+            transition.owed.extend(decided.owed);
+            transition.withdrawn.extend(decided.withdrawn);
+            self.commit.transition(transition)
+        };
+        let _ = committed.await;
+        drop(turn);
+        tell(&service, &[Change::OutageClosed(closed.clone())]);
+        Ok(Some(closed))
     }
 
     fn latest_answers(watched: &Watched, check: &Check) -> Vec<u64> {
@@ -361,8 +482,13 @@ impl Engine {
         }
     }
 
-    fn bench<'a>(&'a self, registry: &'a crate::domain::registry::Registry, now: DateTime<Utc>) -> Bench<'a> {
-        Bench { registry, policy: &self.config.alert, now }
+    fn bench<'a>(
+        &'a self,
+        registry: &'a crate::domain::registry::Registry,
+        windows: &'a InForce,
+        now: DateTime<Utc>,
+    ) -> Bench<'a> {
+        Bench { registry, policy: &self.config.alert, windows, now }
     }
 
     /// What a decision makes durable and visible.
@@ -401,13 +527,7 @@ impl Engine {
         Some(self.new_event(kind, service.name.clone(), format!("Service {}: {why}", to.as_str()), now))
     }
 
-    fn new_event(
-        &self,
-        kind: EventKind,
-        service: crate::domain::service::ServiceName,
-        message: String,
-        at: DateTime<Utc>,
-    ) -> Event {
+    fn new_event(&self, kind: EventKind, service: ServiceName, message: String, at: DateTime<Utc>) -> Event {
         Event {
             id: Uuid::now_v7(),
             sequence: self.next_event.fetch_add(1, Ordering::Relaxed),
@@ -451,11 +571,13 @@ impl Engine {
     }
 
     /// A receiver has said yes: its rows go, and the alert knows that it was sent.
-    pub(crate) fn delivered(&self, alert_id: &str, ids: Vec<String>) {
+    pub(crate) fn delivered(&self, delivery: Delivery, ids: Vec<String>) {
         let mut judge = self.judge();
         let mut transition = Transition::default();
         transition.beside.settled = ids;
-        if let Some(alert) = judge.delivered(alert_id) {
+        let alert = judge.delivered(&delivery.alert_id);
+        transition.beside.deliveries.push(delivery);
+        if let Some(alert) = alert {
             debug_assert_eq!(alert.told, Told::Yes);
             transition.alerts.push(alert);
         }
@@ -478,6 +600,7 @@ impl Engine {
             engine.scheduler.run(&engine, &stop).await;
         });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
+        self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
         for lane in 0..self.outbox.lanes() {
             self.supervised(&parts, "outbox", stop, move |engine, stop| async move {
@@ -543,7 +666,20 @@ impl Drop for Counted<'_> {
     }
 }
 
-fn outage_of(change: &Change) -> Option<crate::domain::outage::Outage> {
+/// An outage knows the failed dependency that explained it when it was confirmed.
+fn note_root_cause(decision: &Decision, state: &mut ServiceState, changes: &mut [Change]) {
+    for change in changes {
+        if let Change::OutageOpened(opened) = change {
+            let mut alerts = decision.changed.iter().filter(|alert| alert.component.service() == Some(&opened.service));
+            opened.root_cause = alerts.find_map(|alert| alert.root_cause.clone());
+            if let Some(outage) = &mut state.outage {
+                outage.root_cause.clone_from(&opened.root_cause);
+            }
+        }
+    }
+}
+
+fn outage_of(change: &Change) -> Option<Outage> {
     match change {
         Change::OutageOpened(outage) | Change::OutageClosed(outage) => Some(outage.clone()),
         Change::Status { .. } => None,

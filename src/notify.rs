@@ -58,6 +58,14 @@ impl Channel {
         }
     }
 
+    /// Who gets the messages, without credentials.
+    pub fn recipients(&self) -> Vec<String> {
+        match self {
+            Self::Log => Vec::new(),
+            Self::Webhook(webhook) => vec![webhook.origin()],
+        }
+    }
+
     /// Hands `message` over.
     ///
     /// # Errors

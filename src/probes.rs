@@ -1,21 +1,38 @@
 //! Sends probes: one match over protocols; times and limits every probe, once. Does not judge, log or retry a verdict.
 
+mod amqp;
+mod dial;
+mod dns;
+mod filesystem;
+mod grpc;
 pub mod http;
+mod icmp;
+mod postgres;
+mod redis;
+mod tcp;
+mod tls;
 mod trace;
+mod udp;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use self::dial::{Dialer, Way};
+use self::trace::GuardedResolver;
 use crate::domain::egress::EgressPolicy;
-use crate::domain::observation::{Observation, Reason};
-use crate::domain::service::{Probe, Service};
+use crate::domain::observation::{Observation, Phases, ProbeFailure, Reason, Reply};
+use crate::domain::probe::Probe;
+use crate::domain::service::Service;
 
 /// What probes are sent with.
 #[derive(Debug, Clone)]
 pub struct Clients {
     http: http::HttpClients,
+    dialer: Dialer,
+    pinger: icmp::Pinger,
+    files: filesystem::Turns,
 }
 
 /// A part of the machinery that could not be built.
@@ -28,10 +45,24 @@ pub enum ClientsError {
 }
 
 impl Clients {
+    /// Must be called in the runtime that sends the probes.
+    ///
     /// # Errors
     /// The TLS or resolver set-up of this machine is unusable.
     pub fn new(egress: EgressPolicy) -> Result<Self, ClientsError> {
-        Ok(Self { http: http::HttpClients::new(egress)? })
+        let egress = Arc::new(egress);
+        let resolver = Arc::new(GuardedResolver::new(egress.clone())?);
+        Ok(Self {
+            http: http::HttpClients::new(egress.clone(), resolver.clone())?,
+            dialer: Dialer::new(egress, resolver),
+            pinger: icmp::Pinger::new(),
+            files: filesystem::Turns::new(),
+        })
+    }
+
+    /// Why no ICMP probe can be sent, and what helps.
+    pub fn icmp_problem(&self) -> Option<&str> {
+        self.pinger.problem()
     }
 }
 
@@ -72,9 +103,16 @@ pub async fn observe(
     let deadline = started + service.timeout;
     let progress = Arc::<Progress>::default();
     let attempt = async {
-        match &service.probe {
-            Probe::Http(probe) => http::send(&clients.http, probe, fresh, deadline, &progress).await,
+        if let Probe::Http(probe) = &service.probe {
+            return http::send(&clients.http, probe, fresh, deadline, &progress).await;
         }
+        let way = Way::new(progress.clone());
+        let reply = timeout_at(deadline, send(clients, &service.probe, &way, deadline)).await;
+        let reply = reply.unwrap_or_else(|_| Err(way.timed_out()));
+        // A response time belongs to an answer.
+        let phases = way.phases();
+        let phases = if reply.is_ok() { phases } else { Phases { response: None, ..phases } };
+        Observation { reply, phases }
     };
     let overrun = Duration::from_millis(service.limits.latency.critical_ms.saturating_add(1));
     if overrun >= service.timeout {
@@ -100,5 +138,23 @@ pub async fn observe(
                 return seen;
             }
         };
+    }
+}
+
+/// One match over the protocols with a connection of their own.
+async fn send(clients: &Clients, probe: &Probe, way: &Way, deadline: Instant) -> Result<Reply, ProbeFailure> {
+    let dialer = &clients.dialer;
+    match probe {
+        Probe::Tcp(probe) => tcp::send(dialer, probe, way).await,
+        Probe::Udp(probe) => udp::send(dialer, probe, way, deadline).await,
+        Probe::Dns(probe) => dns::send(dialer, probe, way).await,
+        Probe::Icmp(target) => icmp::send(dialer, target, way, &clients.pinger).await,
+        Probe::Redis(probe) => redis::send(dialer, probe, way).await,
+        Probe::Postgres(probe) => postgres::send(dialer, probe, way).await,
+        Probe::Filesystem(probe) => filesystem::send(probe, way, &clients.files).await,
+        Probe::Amqp(target) => amqp::send(dialer, target, way).await,
+        Probe::Grpc(probe) => grpc::send(dialer, probe, way).await,
+        Probe::Tls(target, options) => tls::send(dialer, target, options, way).await,
+        Probe::Http(_) => Err(ProbeFailure::new(Reason::Protocol, "HTTP goes its own way")),
     }
 }

@@ -409,7 +409,7 @@ fn service_health(app: &ApiState, service: &Service, inner: &Inner) -> ServiceHe
         unstable: state.unstable(now),
         database_connected: state.facts.database_connected,
         external_services_ok: state.facts.external_services_ok,
-        dependencies: service.depends_on.clone(),
+        dependencies: service.needs().cloned().collect(),
         in_maintenance: false,
         phases: state.phases.into(),
         detection: Detection {

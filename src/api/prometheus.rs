@@ -12,7 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::ApiState;
-use crate::domain::service::{Probe, Service};
+use crate::domain::service::Service;
 use crate::domain::status::Status;
 use crate::engine::counters::{LATENESS_BOUNDS, SkipCause};
 use crate::engine::live::{DURATION_BOUNDS_US, Tally};
@@ -258,8 +258,7 @@ impl Snapshot {
         let mut durations =
             family(to, "infra_probe_duration_seconds", "Response times of answered checks", MetricType::Histogram)?;
         for row in &self.rows {
-            let Probe::Http(probe) = &row.service.probe;
-            let labels = [("service", row.service.name.as_str()), ("protocol", probe.url.scheme())];
+            let labels = [("service", row.service.name.as_str()), ("protocol", row.service.protocol.label())];
             let bounds = DURATION_BOUNDS_US.iter().map(|us| f64::from(*us) / 1e6);
             let buckets = bounded(bounds, row.tally.buckets.iter().map(|count| u64::from(*count)));
             durations.histogram(&labels, row.tally.sum_us as f64 / 1e6, &buckets)?;

@@ -92,6 +92,9 @@ fn registry_body(app: &ApiState, page: Page) -> RegistryBody {
 #[serde(rename_all = "camelCase")]
 struct Dependency {
     depends_on: Vec<ServiceName>,
+    /// Groups of which one member is enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on_any: Vec<Vec<ServiceName>>,
     dependency_status: Status,
     critical_path: bool,
 }
@@ -110,23 +113,35 @@ pub(super) async fn dependencies(State(app): State<ApiState>, headers: HeaderMap
     lists::shared(&app, &headers, "services/dependencies", dependencies_body).await
 }
 
+fn best(members: impl Iterator<Item = Status>) -> Status {
+    let rank = |status: &Status| match status {
+        Status::Healthy => 0,
+        Status::Degraded => 1,
+        Status::Unknown => 2,
+        Status::Unhealthy => 3,
+    };
+    members.min_by_key(rank).unwrap_or_default()
+}
+
 fn dependencies_body(app: &ApiState) -> DependenciesBody {
     let roster = app.engine.live.roster();
     let (mut healthy, mut broken) = (0, 0);
     let mut shown = Vec::with_capacity(roster.watched.len());
     for watched in &roster.watched {
         let service = watched.service();
-        let statuses: Vec<Status> = service
-            .depends_on
-            .iter()
-            .map(|name| roster.find(name).map_or(Status::Unknown, |needed| needed.lock().state.status))
-            .collect();
+        let status =
+            |name: &ServiceName| roster.find(name).map_or(Status::Unknown, |needed| needed.lock().state.status);
+        let statuses: Vec<Status> = service.needs().map(status).collect();
+        // A group is as well as the best of its members.
+        let groups = service.depends_on_any.iter().map(|group| best(group.iter().map(status)));
+        let word = dependency_word(service.depends_on.iter().map(|needed| status(&needed.name)).chain(groups));
         let well = statuses.iter().filter(|status| **status == Status::Healthy).count();
         healthy += well;
         broken += statuses.len() - well;
         let dependency = Dependency {
-            depends_on: service.depends_on.clone(),
-            dependency_status: dependency_word(statuses),
+            depends_on: service.needs().cloned().collect(),
+            depends_on_any: service.depends_on_any.clone(),
+            dependency_status: word,
             critical_path: roster.registry.is_on_critical_path(&service.name),
         };
         shown.push((service.name.to_string(), dependency));

@@ -80,7 +80,16 @@ fn twin(key: &str) -> Option<String> {
             return Some(format!("{stem}_ms"));
         }
     }
-    matches!(key, "cleanup_interval" | "response_time_warning" | "response_time_critical").then(|| format!("{key}_ms"))
+    let in_seconds = [
+        "cleanup_interval",
+        "service_check_interval",
+        "service_check_timeout",
+        "http_request_timeout",
+        "service_health_check_interval",
+        "response_time_warning",
+        "response_time_critical",
+    ];
+    in_seconds.contains(&key).then(|| format!("{key}_ms"))
 }
 
 impl Reader {
@@ -227,6 +236,25 @@ impl Reader {
             let rule = format!("must be a duration of at least {least_ms} ms, such as 30s or 1500ms, not {text:?}");
             self.refuse(section, written, &rule);
             parse_span(&self.default_text(section, key), unit).unwrap_or_default()
+        })
+    }
+
+    /// A span, if one is set.
+    pub fn optional_duration(&mut self, section: &str, key: &str, unit: Unit, least_ms: u64) -> Option<Duration> {
+        let has_twin = twin(key).is_some_and(|twin| self.is_explicit(section, &twin));
+        (has_twin || !self.text(section, key).is_empty()).then(|| self.duration(section, key, unit, least_ms))
+    }
+
+    /// From 0 to 100; a percent sign may follow.
+    pub fn percent(&mut self, section: &str, key: &str) -> f64 {
+        let parse = |text: &str| {
+            let number = text.trim_end_matches('%').trim().parse::<f64>().ok();
+            number.filter(|percent| (0.0..=100.0).contains(percent))
+        };
+        let text = self.text(section, key);
+        parse(&text).unwrap_or_else(|| {
+            self.refuse(section, key, &format!("must be a percentage from 0 to 100, not {text:?}"));
+            parse(&self.default_text(section, key)).unwrap_or(0.0)
         })
     }
 

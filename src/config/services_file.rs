@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::DateTime;
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
 use super::{ConfigError, read_file};
+use crate::domain::definitions::Listed;
+use crate::domain::maintenance::{MaintenanceWindow, WindowSource, spec};
 use crate::domain::registry::Registry;
 use crate::domain::service::{Service, ServiceName, Source};
 use crate::domain::spec::{Defaults, ServiceSpec};
@@ -26,6 +29,8 @@ pub struct ServicesFile {
     pub explicit: bool,
     /// What `${NAME}` stands for.
     pub variables: BTreeMap<String, String>,
+    /// Services that variables define: they follow those of the file.
+    pub environment: Vec<Arc<Service>>,
 }
 
 impl std::fmt::Debug for ServicesFile {
@@ -43,6 +48,8 @@ struct Document {
     critical_path: Option<Vec<String>>,
     #[serde(default)]
     service: Vec<Spanned<ServiceSpec>>,
+    #[serde(default)]
+    maintenance: Vec<Spanned<serde_json::Map<String, serde_json::Value>>>,
 }
 
 impl ServicesFile {
@@ -79,13 +86,14 @@ impl ServicesFile {
 ///
 /// # Errors
 /// Every problem found.
-pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Registry, ConfigError> {
+pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Listed, ConfigError> {
     let texts = file.texts().map_err(|problem| {
         ConfigError(vec![format!("{problem}; set SERVICES_FILE to a file or folder, or leave it out")])
     })?;
     let mut problems = Vec::new();
     let mut services: Vec<(Arc<Service>, String)> = Vec::new();
     let mut critical_path: Option<(Vec<String>, String)> = None;
+    let mut windows = Vec::new();
     for (name, text) in &texts {
         let lines = Lines::of(text);
         let document: Document = match toml::from_str(text) {
@@ -101,6 +109,9 @@ pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Registr
                 Some((_, other)) => problems.push(format!("{name}: critical_path is set in {other} already; keep one")),
                 None => critical_path = Some((path, name.clone())),
             }
+        }
+        for spanned in document.maintenance {
+            windows.push((format!("{name}:{}", lines.at(spanned.span().start)), spanned.into_inner()));
         }
         for spanned in document.service {
             let place = format!("{name}:{}", lines.at(spanned.span().start));
@@ -121,15 +132,33 @@ pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Registr
     if !problems.is_empty() {
         return Err(ConfigError(problems));
     }
-    let path = critical_path.map(|(path, _)| path).unwrap_or_default();
-    let list = services.iter().map(|(service, _)| service.clone()).collect();
-    Registry::new(list, &path).map_err(|error| {
+    services.extend(file.environment.iter().map(|service| (service.clone(), "environment".to_owned())));
+    let critical_path = critical_path.map(|(path, _)| path).unwrap_or_default();
+    let list: Vec<Arc<Service>> = services.iter().map(|(service, _)| service.clone()).collect();
+    let registry = Registry::new(list.clone(), &critical_path).map_err(|error| {
         let about = error.service().map(|name| about(name, &services));
         ConfigError(vec![match about {
             Some(place) => format!("{place} {error}"),
             None => format!("{}: {error}; name services of this file only", texts.first().map_or("", |(name, _)| name)),
         }])
-    })
+    })?;
+    let known = |name: &ServiceName| registry.find(name).map(|service| service.name.clone());
+    let mut settled = Vec::new();
+    for (place, fields) in windows {
+        // Dated by their beginning: they have no other date, and are the same after each reading.
+        match spec::window(&fields, None, WindowSource::File, known, DateTime::UNIX_EPOCH) {
+            Ok(window) => {
+                settled.push(MaintenanceWindow { created_at: window.start, updated_at: window.start, ..window })
+            }
+            Err(found) => {
+                problems.extend(found.iter().map(|p| format!("{place}: maintenance: {} {}", p.field, p.message)));
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+    Ok(Listed { services: list, critical_path, windows: settled })
 }
 
 /// The last place a name is defined at: of two, the second is the mistake.
@@ -156,6 +185,9 @@ impl Lines {
 fn expand_spec(spec: &mut ServiceSpec, variables: &BTreeMap<String, String>) -> Result<(), (&'static str, String)> {
     for value in spec.headers.values_mut() {
         *value = expand(value, variables).map_err(|problem| ("headers", problem))?;
+    }
+    if let Some(password) = spec.redis.as_mut().and_then(|table| table.password.as_mut()) {
+        *password = expand(password, variables).map_err(|problem| ("redis.password", problem))?;
     }
     if let Some(body) = &mut spec.body {
         *body = expand(body, variables).map_err(|problem| ("body", problem))?;

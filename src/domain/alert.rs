@@ -58,16 +58,18 @@ pub enum AlertType {
     HighResponseTime,
     HighErrorRate,
     DependencyFailure,
+    Flapping,
     MonitorImpaired,
 }
 
 impl AlertType {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ServiceDown,
         Self::InfrastructureDown,
         Self::HighResponseTime,
         Self::HighErrorRate,
         Self::DependencyFailure,
+        Self::Flapping,
         Self::MonitorImpaired,
     ];
 
@@ -78,6 +80,7 @@ impl AlertType {
             Self::HighResponseTime => "high_response_time",
             Self::HighErrorRate => "high_error_rate",
             Self::DependencyFailure => "dependency_failure",
+            Self::Flapping => "flapping",
             Self::MonitorImpaired => "monitor_impaired",
         }
     }

@@ -29,6 +29,12 @@ pub struct Check {
     pub streak: i32,
     /// In the words of source 000; only on failures. Shared by equal neighbours.
     pub error: Option<Arc<str>>,
+    /// The service was in maintenance: not counted.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// A redirect was followed on the way.
+    #[serde(default)]
+    pub redirected: bool,
 }
 
 impl Check {
@@ -81,29 +87,8 @@ impl CheckBatch {
         }
         self.to_ms = self.to_ms.max(check.at_ms);
         self.count += 1;
-        let out = &mut self.blob;
-        out.extend_from_slice(&service.to_le_bytes());
-        put(out, zigzag(check.at_ms - self.from_ms));
-        let answered = check.response_us.is_some();
-        out.push(
-            status_code(check.status)
-                | ((check.kind as u8) << 2)
-                | (u8::from(answered) << 4)
-                | (u8::from(check.error.is_some()) << 5)
-                | (u8::from(check.http_status != 0) << 6),
-        );
-        out.push(check.reason as u8);
-        put(out, zigzag(i64::from(check.streak)));
-        if let Some(us) = check.response_us {
-            put(out, u64::from(us));
-        }
-        if check.http_status != 0 {
-            put(out, u64::from(check.http_status));
-        }
-        if let Some(error) = &check.error {
-            put(out, error.len() as u64);
-            out.extend_from_slice(error.as_bytes());
-        }
+        self.blob.extend_from_slice(&service.to_le_bytes());
+        write_check(&mut self.blob, check, self.from_ms, 0);
     }
 
     /// The checks of a stored blob in order, with the hashes of their services; `None` when it is not one of ours.
@@ -113,33 +98,112 @@ impl CheckBatch {
         while !rest.is_empty() {
             let (service, after) = rest.split_first_chunk::<8>()?;
             rest = after;
-            let at_ms = from_ms.checked_add(unzigzag(take(&mut rest)?))?;
-            let (&[flags, reason], after) = rest.split_first_chunk::<2>()?;
-            rest = after;
-            let streak = i32::try_from(unzigzag(take(&mut rest)?)).ok()?;
-            let response_us = if flags & 0x10 != 0 { Some(u32::try_from(take(&mut rest)?).ok()?) } else { None };
-            let http_status = if flags & 0x40 != 0 { u16::try_from(take(&mut rest)?).ok()? } else { 0 };
-            let error = if flags & 0x20 != 0 {
-                let length = usize::try_from(take(&mut rest)?).ok()?;
-                let (text, after) = rest.split_at_checked(length)?;
-                rest = after;
-                Some(Arc::from(std::str::from_utf8(text).ok()?))
-            } else {
-                None
-            };
-            let kind = match (flags >> 2) & 3 {
-                0 => Kind::Scheduled,
-                1 => Kind::Confirm,
-                _ => Kind::Manual,
-            };
-            let status =
-                *[Status::Unknown, Status::Healthy, Status::Degraded, Status::Unhealthy].get(usize::from(flags & 3))?;
-            let reason = *Reason::ALL.get(usize::from(reason))?;
-            let check = Check { at_ms, status, reason, kind, http_status, response_us, streak, error };
+            let check = read_check(&mut rest, from_ms, 0)?;
             checks.push((u64::from_le_bytes(*service), check));
         }
         Some(checks)
     }
+}
+
+/// Checks of one service in a row, packed for the check history: each is told by its difference from the one before.
+/// A healthy check takes about 11 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckRun {
+    pub service: u64,
+    pub from_ms: i64,
+    pub to_ms: i64,
+    pub count: usize,
+    pub blob: Vec<u8>,
+}
+
+impl CheckRun {
+    /// Packs `checks`, oldest first; `None` for no checks.
+    pub fn of(service: u64, checks: &[Check]) -> Option<Self> {
+        let (first, last) = (checks.first()?, checks.last()?);
+        if !checks.is_sorted_by_key(|check| check.at_ms) {
+            // The wall clock was set back: a run is in the order of time.
+            let mut sorted = checks.to_vec();
+            sorted.sort_by_key(|check| check.at_ms);
+            return Self::of(service, &sorted);
+        }
+        let mut blob = Vec::with_capacity(checks.len() * 12);
+        let (mut at_ms, mut streak) = (first.at_ms, 0);
+        for check in checks {
+            write_check(&mut blob, check, at_ms, streak);
+            (at_ms, streak) = (check.at_ms, check.streak);
+        }
+        Some(Self { service, from_ms: first.at_ms, to_ms: last.at_ms, count: checks.len(), blob })
+    }
+
+    /// The checks of a stored run, oldest first; `None` when it is not one of ours.
+    pub fn decode(from_ms: i64, blob: &[u8]) -> Option<Vec<Check>> {
+        let mut rest = blob;
+        let mut checks = Vec::new();
+        let (mut at_ms, mut streak) = (from_ms, 0);
+        while !rest.is_empty() {
+            let check = read_check(&mut rest, at_ms, streak)?;
+            (at_ms, streak) = (check.at_ms, check.streak);
+            checks.push(check);
+        }
+        Some(checks)
+    }
+}
+
+/// Set in the byte of the reason.
+const IN_MAINTENANCE: u8 = 0x80;
+const WAS_REDIRECTED: u8 = 0x40;
+
+/// Appends a check, its time and streak as differences from `at_ms` and `streak`.
+fn write_check(out: &mut Vec<u8>, check: &Check, at_ms: i64, streak: i32) {
+    put(out, zigzag(check.at_ms - at_ms));
+    out.push(
+        status_code(check.status)
+            | ((check.kind as u8) << 2)
+            | (u8::from(check.response_us.is_some()) << 4)
+            | (u8::from(check.error.is_some()) << 5)
+            | (u8::from(check.http_status != 0) << 6),
+    );
+    let maintenance = if check.maintenance { IN_MAINTENANCE } else { 0 };
+    let redirected = if check.redirected { WAS_REDIRECTED } else { 0 };
+    out.push(check.reason as u8 | maintenance | redirected);
+    put(out, zigzag(i64::from(check.streak) - i64::from(streak)));
+    if let Some(us) = check.response_us {
+        put(out, u64::from(us));
+    }
+    if check.http_status != 0 {
+        put(out, u64::from(check.http_status));
+    }
+    if let Some(error) = &check.error {
+        put(out, error.len() as u64);
+        out.extend_from_slice(error.as_bytes());
+    }
+}
+
+fn read_check(rest: &mut &[u8], at_ms: i64, streak: i32) -> Option<Check> {
+    let at_ms = at_ms.checked_add(unzigzag(take(rest)?))?;
+    let (&[flags, reason], after) = rest.split_first_chunk::<2>()?;
+    *rest = after;
+    let streak = i32::try_from(i64::from(streak).checked_add(unzigzag(take(rest)?))?).ok()?;
+    let response_us = if flags & 0x10 != 0 { Some(u32::try_from(take(rest)?).ok()?) } else { None };
+    let http_status = if flags & 0x40 != 0 { u16::try_from(take(rest)?).ok()? } else { 0 };
+    let error = if flags & 0x20 != 0 {
+        let length = usize::try_from(take(rest)?).ok()?;
+        let (text, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        Some(Arc::from(std::str::from_utf8(text).ok()?))
+    } else {
+        None
+    };
+    let kind = match (flags >> 2) & 3 {
+        0 => Kind::Scheduled,
+        1 => Kind::Confirm,
+        _ => Kind::Manual,
+    };
+    let status =
+        *[Status::Unknown, Status::Healthy, Status::Degraded, Status::Unhealthy].get(usize::from(flags & 3))?;
+    let (maintenance, redirected) = (reason & IN_MAINTENANCE != 0, reason & WAS_REDIRECTED != 0);
+    let reason = *Reason::ALL.get(usize::from(reason & !(IN_MAINTENANCE | WAS_REDIRECTED)))?;
+    Some(Check { at_ms, status, reason, kind, http_status, response_us, streak, error, maintenance, redirected })
 }
 
 fn status_code(status: Status) -> u8 {
@@ -197,8 +261,9 @@ mod tests {
             any::<Option<u32>>(),
             any::<i32>(),
             prop::option::of("[a-z ]{0,40}"),
+            any::<(bool, bool)>(),
         )
-            .prop_map(|(at_ms, status, reason, kind, http_status, response_us, streak, error)| Check {
+            .prop_map(|(at_ms, status, reason, kind, http_status, response_us, streak, error, flags)| Check {
                 at_ms: 1_700_000_000_000 + at_ms,
                 status: Status::ALL[status],
                 reason: Reason::ALL[reason],
@@ -207,6 +272,8 @@ mod tests {
                 response_us,
                 streak,
                 error: error.map(Arc::from),
+                maintenance: flags.0,
+                redirected: flags.1,
             })
     }
 
@@ -219,8 +286,17 @@ mod tests {
         }
 
         #[test]
+        fn a_run_comes_out_in_the_order_of_time(mut checks in prop::collection::vec(any_check(), 1..60)) {
+            let run = CheckRun::of(7, &checks).unwrap();
+            checks.sort_by_key(|check| check.at_ms);
+            prop_assert_eq!((run.from_ms, run.to_ms), (checks[0].at_ms, checks[checks.len() - 1].at_ms));
+            prop_assert_eq!(CheckRun::decode(run.from_ms, &run.blob), Some(checks));
+        }
+
+        #[test]
         fn a_damaged_blob_is_refused_or_read_never_a_panic(blob in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = CheckBatch::decode(0, &blob);
+            let _ = CheckRun::decode(0, &blob);
         }
     }
 
@@ -236,10 +312,17 @@ mod tests {
             response_us: Some(12_345),
             streak: 60,
             error: None,
+            maintenance: false,
+            redirected: false,
         };
         for _ in 0..100 {
             batch.push(7, &check);
         }
+        let run: Vec<Check> = (0..60)
+            .map(|n| Check { at_ms: check.at_ms + i64::from(n) * 15_000, streak: 5000 + n, ..check.clone() })
+            .collect();
+        let packed = CheckRun::of(7, &run).unwrap();
+        assert!(packed.blob.len() <= 60 * 12, "{} bytes for 60 checks", packed.blob.len());
         assert!(batch.blob.len() <= 1600, "{} bytes for 100 checks", batch.blob.len());
     }
 }

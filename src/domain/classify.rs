@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::observation::{Content, Observation, ProbeFailure, Reason};
+use super::observation::{Observation, ProbeFailure, Reason};
+use super::service::ServiceName;
 use super::status::Status;
 
 /// Response times at and above which an answer is degraded, and above which it is unhealthy, in whole milliseconds.
@@ -61,12 +62,27 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The same verdict, degraded at least: a dependency that matters has failed.
+    pub fn degraded_by(mut self, dependency: &ServiceName) -> Self {
+        if matches!(self.status, Some(Status::Healthy | Status::Degraded)) {
+            let text = format!("Dependency failed: {dependency}");
+            if self.status == Some(Status::Healthy) {
+                self.status = Some(Status::Degraded);
+                self.reason = Reason::Assertion;
+                self.error_message = Some(text.clone());
+            }
+            self.issues.push(text);
+        }
+        self
+    }
+
     fn healthy() -> Self {
         Self { status: Some(Status::Healthy), reason: Reason::Ok, issues: Vec::new(), error_message: None }
     }
 }
 
-/// Judges `seen`: the worst applicable row counts, and among rows of equal weight the first of status, assertion, latency.
+/// Judges `seen`: the worst applicable row counts, and among rows of equal weight the first of status,
+/// assertion, latency, tls.
 pub fn classify(seen: &Observation, limits: LatencyLimits, expected: &Expected) -> Verdict {
     let reply = match &seen.reply {
         Ok(reply) => reply,
@@ -97,14 +113,8 @@ pub fn classify(seen: &Observation, limits: LatencyLimits, expected: &Expected) 
             Status::Healthy | Status::Unknown => {}
         }
     }
-    let content = match reply.content {
-        Content::AsExpected => None,
-        Content::PatternMissing => Some((Reason::Assertion, "Expected response pattern not found")),
-        Content::BeyondLimit => Some((Reason::BodyLimit, "Expected response pattern not found in the first 64 KiB")),
-        Content::HeadOverLimit => Some((Reason::BodyLimit, "Response head over 64 KiB or 100 headers")),
-    };
-    if let Some((reason, text)) = content {
-        found(Status::Degraded, reason, text.to_owned(), text.to_owned());
+    for finding in reply.findings.iter().filter(|finding| finding.reason != Reason::Tls) {
+        found(finding.status, finding.reason, finding.text.clone(), finding.text.clone());
     }
     if let Some(ms) = seen.response_ms() {
         let status = limits.judge(ms);
@@ -112,6 +122,9 @@ pub fn classify(seen: &Observation, limits: LatencyLimits, expected: &Expected) 
             let text = format!("High response time ({ms}ms)");
             found(status, Reason::Latency, text.clone(), text);
         }
+    }
+    for finding in reply.findings.iter().filter(|finding| finding.reason == Reason::Tls) {
+        found(finding.status, finding.reason, finding.text.clone(), finding.text.clone());
     }
     verdict
 }
@@ -159,7 +172,7 @@ fn no_reply(failure: &ProbeFailure) -> Verdict {
 mod tests {
     use std::time::Duration;
 
-    use super::super::observation::Reply;
+    use super::super::observation::{Finding, Reply};
     use super::*;
 
     const LIMITS: LatencyLimits = LatencyLimits { warning_ms: 1000, critical_ms: 3000 };
@@ -215,16 +228,33 @@ mod tests {
     }
 
     #[test]
-    fn content_is_judged_after_the_code_and_before_the_time() {
-        let check = |content, ms, reason| {
+    fn findings_are_judged_after_the_code_and_before_the_time_and_certificates_last() {
+        let check = |finding: Finding, ms, status, reason| {
             let mut seen = Observation::answered(200, Duration::from_millis(ms));
-            seen.reply = Ok(Reply { code: 200, content, ..Reply::default() });
+            seen.reply = Ok(Reply { code: 200, findings: vec![finding], ..Reply::default() });
             let verdict = classify(&seen, LIMITS, &Expected::default());
-            assert_eq!((verdict.status, verdict.reason), (Some(Status::Degraded), reason));
+            assert_eq!((verdict.status, verdict.reason), (Some(status), reason));
         };
-        check(Content::PatternMissing, 1500, Reason::Assertion);
-        check(Content::BeyondLimit, 0, Reason::BodyLimit);
-        check(Content::HeadOverLimit, 0, Reason::BodyLimit);
+        check(Finding::degraded(Reason::Assertion, "x"), 1500, Status::Degraded, Reason::Assertion);
+        check(Finding::degraded(Reason::BodyLimit, "x"), 0, Status::Degraded, Reason::BodyLimit);
+        check(Finding::unhealthy(Reason::Assertion, "x"), 1500, Status::Unhealthy, Reason::Assertion);
+        check(Finding::degraded(Reason::Tls, "x"), 1500, Status::Degraded, Reason::Latency);
+        check(Finding::degraded(Reason::Tls, "x"), 5, Status::Degraded, Reason::Tls);
+        check(Finding::unhealthy(Reason::Tls, "x"), 1500, Status::Unhealthy, Reason::Tls);
+    }
+
+    #[test]
+    fn a_failed_dependency_that_matters_degrades_what_is_healthy() {
+        let name = ServiceName::new("cache").unwrap();
+        let of = |code| {
+            classify(&Observation::answered(code, Duration::ZERO), LIMITS, &Expected::default()).degraded_by(&name)
+        };
+        assert_eq!(
+            (of(200).status, of(200).issues),
+            (Some(Status::Degraded), vec!["Dependency failed: cache".to_owned()])
+        );
+        assert_eq!((of(404).reason, of(404).issues.len()), (Reason::Status, 2));
+        assert_eq!((of(500).status, of(500).issues.len()), (Some(Status::Unhealthy), 1));
     }
 
     #[test]

@@ -84,6 +84,24 @@ impl Pool {
         }
     }
 
+    /// The sum of (bucket, count) pairs.
+    pub fn of(sparse: &[(u16, u64)]) -> Self {
+        let mut pool = Self::default();
+        for (bucket, count) in sparse {
+            if let Some(slot) = pool.counts.get_mut(usize::from(*bucket)) {
+                *slot += count;
+                pool.total += count;
+            }
+        }
+        pool
+    }
+
+    /// The buckets that hold something.
+    pub fn sparse(&self) -> Vec<(u16, u64)> {
+        let filled = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        filled.filter_map(|(bucket, count)| Some((u16::try_from(bucket).ok()?, *count))).collect()
+    }
+
     pub fn record(&mut self, us: u32) {
         if let Some(slot) = self.counts.get_mut(usize::from(bucket(us))) {
             *slot += 1;

@@ -15,11 +15,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::alert::{Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told};
+use super::maintenance::InForce;
 use super::notification::{Notice, NoticeKind};
 use super::outage::Outage;
 use super::policy::AlertPolicy;
 use super::registry::Registry;
-use super::service::{Probe, Service, ServiceName};
+use super::service::{Service, ServiceName};
 use super::state::ServiceState;
 use super::status::Status;
 use super::time::{Stamp, round2};
@@ -115,7 +116,17 @@ struct Condition {
 pub struct Bench<'a> {
     pub registry: &'a Registry,
     pub policy: &'a AlertPolicy,
+    /// The maintenance windows in force now.
+    pub windows: &'a InForce,
     pub now: DateTime<Utc>,
+}
+
+impl Bench<'_> {
+    /// In maintenance nothing about `name` is raised, told, escalated or resolved.
+    fn is_quiet(&self, name: &ServiceName) -> bool {
+        !self.windows.windows.is_empty()
+            && self.registry.find(name).is_some_and(|service| self.windows.covers(service).is_some())
+    }
 }
 
 impl Judge {
@@ -178,23 +189,8 @@ impl Judge {
             None => self.failed.remove(&service.name),
         };
 
-        let down = if service.is_infrastructure() { AlertType::InfrastructureDown } else { AlertType::ServiceDown };
-        let holding = self.down_condition(bench, service, state, down);
-        // While the outage is open and the recovery not yet confirmed the alert stays as it is.
-        if holding.is_some() || state.outage.is_none() {
-            self.apply(bench, &mut decision, service, down, holding, told);
-        }
-        match response_time_condition(service, latest_ms) {
-            Judged::Holds(condition) => {
-                self.apply(bench, &mut decision, service, AlertType::HighResponseTime, Some(condition), told);
-            }
-            Judged::Over => {
-                self.apply(bench, &mut decision, service, AlertType::HighResponseTime, None, told);
-            }
-            Judged::Undecided => {}
-        }
-        if state.status == Status::Unhealthy {
-            self.stand_alone(bench, &mut decision, service, told);
+        if !bench.is_quiet(&service.name) {
+            self.judge_conditions(bench, &mut decision, service, state, latest_ms, told);
         }
         let membership_changed = was_failed.is_some() != now_failed.is_some();
         let outage_changed = was_failed.and_then(|f| f.outage).map(|o| o.id)
@@ -203,6 +199,37 @@ impl Judge {
             self.dependents_of(bench, &mut decision, &service.name, now_failed.is_some());
         }
         decision
+    }
+
+    /// The rules about one service by itself.
+    fn judge_conditions(
+        &mut self,
+        bench: Bench<'_>,
+        decision: &mut Decision,
+        service: &Service,
+        state: &ServiceState,
+        latest_ms: &[u64],
+        told: Telling<'_>,
+    ) {
+        // First: while it lasts the others wait.
+        let flapping = state.flaps.flapping.then(|| flapping_condition(service, state));
+        self.apply(bench, decision, service, AlertType::Flapping, flapping, told);
+        let down = if service.is_infrastructure() { AlertType::InfrastructureDown } else { AlertType::ServiceDown };
+        let holding = self.down_condition(bench, service, state, down);
+        // While the outage is open and the recovery not yet confirmed the alert stays as it is.
+        if holding.is_some() || state.outage.is_none() {
+            self.apply(bench, decision, service, down, holding, told);
+        }
+        match response_time_condition(service, latest_ms) {
+            Judged::Holds(condition) => {
+                self.apply(bench, decision, service, AlertType::HighResponseTime, Some(condition), told);
+            }
+            Judged::Over => self.apply(bench, decision, service, AlertType::HighResponseTime, None, told),
+            Judged::Undecided => {}
+        }
+        if state.status == Status::Unhealthy {
+            self.stand_alone(bench, decision, service, told);
+        }
     }
 
     /// Judges the error rate of `service`, from the checks of the window. Asked on the beat of `ALERT_CHECK_INTERVAL_MS`.
@@ -214,6 +241,9 @@ impl Judge {
         counts: Counts,
     ) -> Decision {
         let mut decision = Decision::default();
+        if bench.is_quiet(&service.name) {
+            return decision;
+        }
         let rate = counts.error_rate();
         let enough =
             counts.checks >= bench.policy.error_rate_min_checks && counts.not_healthy() >= ERROR_RATE_MIN_FAILURES;
@@ -275,6 +305,9 @@ impl Judge {
             let service = key.0.service().and_then(|name| bench.registry.find(name)).cloned();
             let status = if self.is_failed(&key.0) { Status::Unhealthy } else { Status::Unknown };
             let told = Telling { service: service.as_deref(), from: status, to: status, ended: None };
+            if key.0.service().is_some_and(|name| bench.is_quiet(name)) {
+                continue;
+            }
             self.tell_if_due(bench, &mut decision, &key, told);
             self.escalate_if_due(bench, &mut decision, &key, told);
         }
@@ -290,7 +323,9 @@ impl Judge {
 
     /// The registry has changed: alerts whose service is gone or at rest, or whose rule does not apply any more, resolve;
     /// dependents are judged by the graph as it is now.
-    pub fn after_change(&mut self, bench: Bench<'_>) -> Decision {
+    ///
+    /// `erased`: services of which nothing is remembered.
+    pub fn after_change(&mut self, bench: Bench<'_>, erased: &[ServiceName]) -> Decision {
         let mut decision = Decision::default();
         let watched = |name: &ServiceName| bench.registry.find(name).filter(|service| service.active);
         let components: Vec<ServiceName> =
@@ -309,6 +344,11 @@ impl Judge {
                 Some(_) => self.resolve(bench, &mut decision, &key(AlertType::InfrastructureDown), told),
             }
         }
+        for name in erased {
+            let component = Component::Service(name.clone());
+            self.sequences.remove(&component);
+            AlertType::ALL.into_iter().for_each(|kind| drop(self.past.remove(&(component.clone(), kind))));
+        }
         for name in components {
             if let Some(service) = watched(&name) {
                 self.judge_dependencies(bench, &mut decision, service);
@@ -318,6 +358,34 @@ impl Judge {
             self.dependents_of(bench, &mut decision, &name, true);
         }
         decision
+    }
+
+    /// An outage was closed by hand: its alert resolves, and the service explains nothing any more.
+    pub fn resolved_by_hand(
+        &mut self,
+        bench: Bench<'_>,
+        service: &Service,
+        status: Status,
+        closed: &Outage,
+    ) -> Decision {
+        let mut decision = Decision::default();
+        let told = Telling { service: Some(service), from: status, to: status, ended: Some(closed) };
+        self.failed.remove(&service.name);
+        for kind in [AlertType::ServiceDown, AlertType::InfrastructureDown] {
+            self.resolve(bench, &mut decision, &(Component::Service(service.name.clone()), kind), told);
+        }
+        self.dependents_of(bench, &mut decision, &service.name, false);
+        decision
+    }
+
+    /// Why `name` fails, if another service explains it: the root cause of CONTRACT.md 10.5.
+    pub fn root_cause(&self, registry: &Registry, name: &ServiceName) -> Option<ServiceName> {
+        self.failed.get(name)?;
+        registry.graph.root_cause(name, |of| self.failed.get(of).map(|failed| failed.since))
+    }
+
+    pub fn has_failed(&self, name: &ServiceName) -> bool {
+        self.failed.contains_key(name)
     }
 
     /// A service that is no longer watched: its alerts resolve, and it explains nothing any more.
@@ -382,7 +450,7 @@ impl Judge {
 
     /// Dependents that fail now, or whose critical path is broken now; nearest first.
     fn impacted(&self, registry: &Registry, name: &ServiceName) -> Vec<ServiceName> {
-        let mut names = registry.graph.dependents(name);
+        let mut names = registry.graph.impact(name, |of| self.failed.contains_key(of));
         names.retain(|dependent| self.failed.contains_key(dependent) || registry.is_on_critical_path(dependent));
         names
     }
@@ -402,8 +470,15 @@ impl Judge {
                 let held_by = self.held_by(bench, &service.name, kind);
                 self.raise(bench, decision, key, condition, told, held_by);
             }
+            // What was told and ends while the service flaps is told to have ended when it has settled.
+            None if self.waits_for_calm(&key) && self.alerts.get(&key).is_some_and(|alert| alert.told != Told::No) => {}
             None => self.resolve(bench, decision, &key, told),
         }
+    }
+
+    /// Its service is flapping, and that has a notice of its own.
+    fn waits_for_calm(&self, key: &Key) -> bool {
+        key.1 != AlertType::Flapping && self.alerts.contains_key(&(key.0.clone(), AlertType::Flapping))
     }
 
     /// Whose alert explains a new alert of `name`, and the root cause: the failed dependency at the bottom, or, for an
@@ -448,6 +523,7 @@ impl Judge {
     ) {
         let now = bench.now;
         let open_outage = self.failed_outage(&key.0).filter(|_| key.1.waits_for_outage());
+        let waits = self.waits_for_calm(&key);
         let past = self.past.get(&key);
         let is_new = !self.alerts.contains_key(&key);
         if is_new {
@@ -479,7 +555,7 @@ impl Judge {
             _ => {}
         }
         // A held-back alert rises in silence; a raise that is still on its way takes the rise along (group wait).
-        if rises && alert.told != Told::No && alert.suppressed_by.is_none() && sendable(alert, bench.policy) {
+        if rises && !waits && alert.told != Told::No && alert.suppressed_by.is_none() && sendable(alert, bench.policy) {
             owe(alert, sequence, &mut self.sequences, now);
             decision.notices.push(told.notice(NoticeKind::AlertSeverityRaised, alert, open_outage, now));
         }
@@ -496,10 +572,11 @@ impl Judge {
     fn tell_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
         let outage = self.failed_outage(&key.0);
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
+        let restless = self.waits_for_calm(key);
         let Some(alert) = self.alerts.get_mut(key) else {
             return;
         };
-        let waits = alert.kind.waits_for_outage() && outage.is_none();
+        let waits = restless || alert.kind.waits_for_outage() && outage.is_none();
         // A wait longer than the cooldown is the wall clock's doing, set back in the meantime.
         let waits_until = |after: DateTime<Utc>| bench.now < after && after <= bench.now + bench.policy.cooldown;
         let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(waits_until);
@@ -519,6 +596,7 @@ impl Judge {
 
     fn escalate_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
         let outage = self.failed_outage(&key.0);
+        let restless = self.waits_for_calm(key);
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
         let Some(alert) = self.alerts.get_mut(key) else {
             return;
@@ -531,7 +609,9 @@ impl Judge {
             && alert.suppressed_by.is_none()
             && alert.escalation_level < policy.max_escalations
             && policy.escalation > Duration::ZERO
-            && policy.enabled;
+            && policy.enabled
+            && alert.kind != AlertType::Flapping
+            && !restless;
         if !due || !may {
             return;
         }
@@ -635,8 +715,11 @@ impl Judge {
 
     /// `dependency_failure` of a service on the critical path, by its direct dependencies as they are now.
     fn judge_dependencies(&mut self, bench: Bench<'_>, decision: &mut Decision, service: &Service) {
-        let failed: Vec<ServiceName> =
-            service.depends_on.iter().filter(|need| self.failed.contains_key(need)).cloned().collect();
+        if bench.is_quiet(&service.name) {
+            return;
+        }
+        let graph = &bench.registry.graph;
+        let failed = graph.failed_needs(&service.name, |need| self.failed.contains_key(need));
         let broken = !failed.is_empty() && bench.registry.is_on_critical_path(&service.name);
         let condition = broken.then(|| self.dependency_condition(service, failed));
         let status = if self.failed.contains_key(&service.name) { Status::Unhealthy } else { Status::Unknown };
@@ -686,9 +769,6 @@ struct Telling<'a> {
 
 impl Telling<'_> {
     fn notice(&self, kind: NoticeKind, alert: &Alert, outage: Option<Outage>, at: DateTime<Utc>) -> Notice {
-        let protocol = self.service.map(|service| match &service.probe {
-            Probe::Http(probe) => probe.url.scheme().to_ascii_uppercase(),
-        });
         Notice {
             kind,
             alert: alert.clone(),
@@ -696,9 +776,24 @@ impl Telling<'_> {
             from: self.from,
             to: self.to,
             url: self.service.map(|service| service.url.clone()),
-            protocol,
+            protocol: self.service.map(|service| service.protocol.as_str().to_owned()),
             at,
         }
+    }
+}
+
+fn flapping_condition(service: &Service, state: &ServiceState) -> Condition {
+    let name = &service.name;
+    Condition {
+        severity: if service.critical { Severity::Medium } else { Severity::Low },
+        threshold: None,
+        value: None,
+        title: format!("Flapping: {name}"),
+        message: format!("Service {name} alternates between up and down"),
+        description: format!(
+            "Service {name} alternates between up and down; its other notices wait until it has settled"
+        ),
+        details: details(state),
     }
 }
 
@@ -788,8 +883,9 @@ fn new_alert(key: &Key, condition: &Condition, past: Option<&Past>, bench: Bench
     }
 }
 
+/// The notice of a flapping service stands for those that wait for it: it is sent whatever its severity.
 fn sendable(alert: &Alert, policy: &AlertPolicy) -> bool {
-    policy.enabled && alert.severity >= policy.min_severity
+    policy.enabled && (alert.severity >= policy.min_severity || alert.kind == AlertType::Flapping)
 }
 
 fn owe(alert: &mut Alert, sequence: u64, sequences: &mut HashMap<Component, u64>, now: DateTime<Utc>) {

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::alert::{Alert, AlertStatus};
 use super::outage::Outage;
@@ -92,6 +93,43 @@ impl Notification {
             lines.push(format!("Impacted: {}", names.join(", ")));
         }
         lines.join("\n")
+    }
+}
+
+/// A message that a receiver has taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Of the notification.
+    pub id: String,
+    pub alert_id: String,
+    pub outage_id: Option<Uuid>,
+    pub channel: String,
+    pub kind: NoticeKind,
+    /// When it was owed, and when it was taken.
+    pub owed_at: DateTime<Utc>,
+    pub delivered_at: DateTime<Utc>,
+    pub attempts: u32,
+    /// Without credentials.
+    pub recipients: Vec<String>,
+    pub text: String,
+}
+
+impl Notification {
+    /// This message, taken at `at` after so many `attempts`.
+    pub fn delivered(&self, at: DateTime<Utc>, attempts: u32, recipients: Vec<String>) -> Delivery {
+        let notice = &self.notice;
+        Delivery {
+            id: self.id.clone(),
+            alert_id: notice.alert.id.clone(),
+            outage_id: notice.outage.as_ref().map(|outage| outage.id).or(notice.alert.outage_id),
+            channel: self.channel.clone(),
+            kind: notice.kind,
+            owed_at: notice.at,
+            delivered_at: at,
+            attempts,
+            recipients,
+            text: self.text(),
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::status::Status;
+
 /// Why a check came out as it did: the closed list of CONTRACT.md 6.3. Exactly one per check, `ok` when healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,17 +94,24 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Whether the content was what the service's owner expects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Content {
-    /// Nothing was expected, or it was found.
-    #[default]
-    AsExpected,
-    PatternMissing,
-    /// Not found in the part that is read, and there was more.
-    BeyondLimit,
-    /// The response head was over its cap: it answered, with more than is read.
-    HeadOverLimit,
+/// Something that is wrong with an answer beside its code and its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Degraded or unhealthy.
+    pub status: Status,
+    pub reason: Reason,
+    /// A sentence; what it quotes of the target is cleaned.
+    pub text: String,
+}
+
+impl Finding {
+    pub fn degraded(reason: Reason, text: impl AsRef<str>) -> Self {
+        Self { status: Status::Degraded, reason, text: clean(text.as_ref()) }
+    }
+
+    pub fn unhealthy(reason: Reason, text: impl AsRef<str>) -> Self {
+        Self { status: Status::Unhealthy, reason, text: clean(text.as_ref()) }
+    }
 }
 
 /// Facts read from a JSON body; they never change the status.
@@ -118,8 +127,26 @@ pub struct Facts {
 pub struct Reply {
     /// The HTTP status code; 0 for protocols without one.
     pub code: u16,
-    pub content: Content,
+    pub findings: Vec<Finding>,
     pub facts: Facts,
+    /// A redirect was followed on the way.
+    pub redirected: bool,
+    /// What came back, for people: a JSON object of at most 1 KiB as text, or the first [`DETAIL_CHARS`] characters.
+    pub details: Option<Box<str>>,
+    /// When the certificate that was shown, or one of its chain, expires first; unix seconds.
+    pub certificate_expires: Option<i64>,
+}
+
+impl Reply {
+    /// A good answer of a protocol without codes.
+    pub fn well() -> Self {
+        Self::default()
+    }
+
+    /// An answer that is not as it should be.
+    pub fn with(finding: Finding) -> Self {
+        Self { findings: vec![finding], ..Self::default() }
+    }
 }
 
 /// Where the time of one probe went; `None` where the phase did not take place (a reused connection has only the last).

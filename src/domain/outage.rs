@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::check::name_hash;
 use super::observation::Reason;
-use super::service::ServiceName;
+use super::probe::Protocol;
+use super::service::{Service, ServiceName};
 use super::time::span;
 
 /// Severity of an outage, in the words of source 003.
@@ -17,6 +18,31 @@ use super::time::span;
 pub enum OutageSeverity {
     Critical,
     Major,
+    Minor,
+    /// Never by itself.
+    Warning,
+}
+
+impl OutageSeverity {
+    pub const ALL: [Self; 4] = [Self::Critical, Self::Major, Self::Minor, Self::Warning];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "CRITICAL",
+            Self::Major => "MAJOR",
+            Self::Minor => "MINOR",
+            Self::Warning => "WARNING",
+        }
+    }
+
+    /// CONTRACT.md section 11.
+    pub fn of(service: &Service) -> Self {
+        match service.protocol {
+            _ if service.critical => Self::Critical,
+            Protocol::Udp | Protocol::Icmp => Self::Minor,
+            _ => Self::Major,
+        }
+    }
 }
 
 /// One outage of one service. Open while `ended` is `None`.
@@ -35,6 +61,18 @@ pub struct Outage {
     /// The service's critical flag when the outage opened.
     pub critical: bool,
     pub resolution_notes: Option<String>,
+    /// Who resolved it by hand.
+    #[serde(default)]
+    pub resolved_by: Option<String>,
+    /// When anything about it last changed; the confirmation at first.
+    #[serde(default)]
+    pub updated: Option<DateTime<Utc>>,
+    /// Time in maintenance, which is not part of its length; known once it has ended.
+    #[serde(default)]
+    pub maintenance_ms: i64,
+    /// The failed dependency that explains it, when it was confirmed.
+    #[serde(default)]
+    pub root_cause: Option<ServiceName>,
 }
 
 impl Outage {
@@ -53,9 +91,22 @@ impl Outage {
         self.ended.is_none()
     }
 
-    /// How long it lasted, or has lasted so far.
+    /// How long it lasted, or has lasted so far, less the time in maintenance that is known.
     pub fn duration(&self, now: DateTime<Utc>) -> Duration {
-        span(self.started, self.ended.unwrap_or(now))
+        let paused = Duration::from_millis(self.maintenance_ms.max(0).cast_unsigned());
+        span(self.started, self.ended.unwrap_or(now)).saturating_sub(paused)
+    }
+
+    /// The same outage, ended; `maintenance_ms` of it were in maintenance.
+    pub fn closed(&self, ended: DateTime<Utc>, notes: &str, by: Option<&str>, maintenance_ms: i64) -> Self {
+        Self {
+            ended: Some(ended.max(self.started)),
+            resolution_notes: Some(notes.to_owned()),
+            resolved_by: by.map(str::to_owned),
+            updated: Some(ended),
+            maintenance_ms,
+            ..self.clone()
+        }
     }
 }
 
@@ -77,20 +128,29 @@ pub struct OutageNumbers {
     pub mttr_minutes: Option<f64>,
 }
 
-/// DESIGN.md section 4, in minutes.
-pub fn outage_numbers(outages: &[OutageSpan], up_ms: i64, now_ms: i64, window_ms: i64) -> OutageNumbers {
+/// DESIGN.md section 4, in minutes. `paused` tells how many milliseconds between two instants were in maintenance.
+pub fn outage_numbers(
+    outages: &[OutageSpan],
+    up_ms: i64,
+    now_ms: i64,
+    window_ms: i64,
+    paused: impl Fn(i64, i64) -> i64,
+) -> OutageNumbers {
     const MINUTE: f64 = 60_000.0;
     let start = now_ms - window_ms;
     let (mut down, mut opened, mut closed, mut closed_ms) = (0, 0u32, 0u32, 0);
     for outage in outages {
         let end = outage.end_ms.unwrap_or(now_ms);
-        down += (end.min(now_ms) - outage.start_ms.max(start)).max(0);
+        let (from, until) = (outage.start_ms.max(start), end.min(now_ms));
+        if until > from {
+            down += until - from - paused(from, until);
+        }
         opened += u32::from(outage.start_ms > start);
         if let Some(end) = outage.end_ms
             && end > start
         {
             closed += 1;
-            closed_ms += end - outage.start_ms;
+            closed_ms += end - outage.start_ms - paused(outage.start_ms, end);
         }
     }
     OutageNumbers {
@@ -114,15 +174,23 @@ mod tests {
             OutageSpan { start_ms: 20 * MINUTE, end_ms: Some(24 * MINUTE) },
             OutageSpan { start_ms: 50 * MINUTE, end_ms: None },
         ];
-        let numbers = outage_numbers(&outages, 41 * MINUTE, 60 * MINUTE, 60 * MINUTE);
+        let numbers = outage_numbers(&outages, 41 * MINUTE, 60 * MINUTE, 60 * MINUTE, |_, _| 0);
         assert_eq!(numbers.downtime_minutes, 5.0 + 4.0 + 10.0);
         assert_eq!(numbers.mtbf_minutes, Some(41.0 / 2.0));
         assert_eq!(numbers.mttr_minutes, Some((15.0 + 4.0) / 2.0));
     }
 
     #[test]
+    fn time_in_maintenance_is_no_downtime() {
+        let outages = [OutageSpan { start_ms: 10 * MINUTE, end_ms: Some(30 * MINUTE) }];
+        let paused = |from: i64, until: i64| (until.min(25 * MINUTE) - from.max(20 * MINUTE)).max(0);
+        let numbers = outage_numbers(&outages, 40 * MINUTE, 60 * MINUTE, 60 * MINUTE, paused);
+        assert_eq!((numbers.downtime_minutes, numbers.mttr_minutes), (15.0, Some(15.0)));
+    }
+
+    #[test]
     fn without_outages_there_is_no_mean() {
-        assert_eq!(outage_numbers(&[], MINUTE, MINUTE, MINUTE), OutageNumbers::default());
+        assert_eq!(outage_numbers(&[], MINUTE, MINUTE, MINUTE, |_, _| 0), OutageNumbers::default());
     }
 
     #[test]

@@ -15,6 +15,25 @@ pub struct OutagePolicy {
     pub verification: bool,
     /// From the end of a failed check to its quick re-check.
     pub confirm_interval: Duration,
+    pub flap: FlapPolicy,
+}
+
+/// When a service that alternates counts as flapping: CONTRACT.md section 20.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlapPolicy {
+    /// Checks looked at, 3 to 64.
+    pub window: u32,
+    /// Changes between up and down, in percent of the most there can be, from which it flaps; 0: never.
+    pub high_percent: u32,
+    /// Below which it has settled.
+    pub low_percent: u32,
+}
+
+impl Default for FlapPolicy {
+    /// The values of `config/default.toml`.
+    fn default() -> Self {
+        Self { window: 20, high_percent: 30, low_percent: 20 }
+    }
 }
 
 /// When alerts notify, repeat and rise.
@@ -72,6 +91,7 @@ mod tests {
                 recovery_threshold: 1,
                 verification: true,
                 confirm_interval: Duration::from_secs(1),
+                flap: FlapPolicy::default(),
             },
             group_wait: Duration::from_secs(1),
             promise: Duration::from_secs(30),

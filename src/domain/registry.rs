@@ -51,7 +51,7 @@ impl Registry {
                 return Err(RegistryError::Duplicate(service.name.clone()));
             }
         }
-        let graph = Graph::new(services.iter().map(|service| (&service.name, service.depends_on.as_slice())))?;
+        let graph = Graph::new(services.iter().map(AsRef::as_ref), |name| by_name.contains_key(name))?;
         let mut path: Vec<ServiceName> = Vec::new();
         let mut on_path = HashSet::new();
         for text in critical_path {

@@ -32,6 +32,8 @@ pub(super) struct Kept {
     pub(super) status: Status,
     pub(super) reason: Reason,
     pub(super) kind: Kind,
+    pub(super) maintenance: bool,
+    pub(super) redirected: bool,
     /// Place of its text, from 1; 0 for none. There are at most [`RING`] texts.
     text: u8,
 }
@@ -81,6 +83,8 @@ impl Ring {
             status: check.status,
             reason: check.reason,
             kind: check.kind,
+            maintenance: check.maintenance,
+            redirected: check.redirected,
             text,
         }
     }
@@ -108,6 +112,8 @@ impl Ring {
             response_us: (kept.response_us != UNANSWERED).then_some(kept.response_us),
             streak: kept.streak,
             error: text.cloned().flatten(),
+            maintenance: kept.maintenance,
+            redirected: kept.redirected,
         }
     }
 }

@@ -5,15 +5,17 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use regex::Regex;
-use secrecy::SecretString;
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
-use url::Url;
+use serde_json::Value;
 
 use super::check::name_hash;
 use super::classify::{Expected, LatencyLimits};
+use super::dependency::Dependency;
 use super::egress::Trust;
 use super::policy::{DetectionPolicy, OutagePolicy};
+use super::probe::{Probe, Protocol};
 
 /// A service's name: the closed alphabet of CONTRACT.md 5.1. Shown as given, compared ignoring case.
 #[derive(Clone, Serialize)]
@@ -111,46 +113,6 @@ impl<'de> Deserialize<'de> for ServiceName {
     }
 }
 
-/// Whether regular checks share a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Connection {
-    #[default]
-    Reuse,
-    Fresh,
-}
-
-/// The closed list of HTTP methods a probe may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    #[default]
-    Get,
-    Head,
-    Post,
-}
-
-/// One HTTP or HTTPS request, and what of its answer is looked at.
-#[derive(Debug, Clone)]
-pub struct HttpProbe {
-    /// With user and password, if any: never shown. See [`Service::url`].
-    pub url: Url,
-    pub method: Method,
-    pub body: Option<SecretString>,
-    pub headers: Vec<(String, SecretString)>,
-    pub connection: Connection,
-    /// Searched in the first 64 KiB of the decoded body.
-    pub pattern: Option<Regex>,
-    pub follow_redirects: bool,
-    pub trust: Trust,
-}
-
-/// What is sent, by protocol.
-#[derive(Debug, Clone)]
-pub enum Probe {
-    Http(HttpProbe),
-}
-
 /// The limits one service is judged by: its own where set, else the global ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limits {
@@ -159,15 +121,30 @@ pub struct Limits {
     pub error_rate_critical: f64,
     pub consecutive_failures_warning: u32,
     pub consecutive_failures_critical: u32,
+    pub uptime_warning: f64,
+    pub uptime_critical: f64,
     /// `None`: the global detection threshold.
     pub outage_failures: Option<u32>,
 }
 
 /// Where a service was defined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     File,
+    /// By a variable of its own, as source 001 does.
+    Environment,
+    Api,
+}
+
+impl Source {
+    /// How far the host of its address is trusted.
+    pub fn trust(self) -> Trust {
+        match self {
+            Self::File | Self::Environment => Trust::Operator,
+            Self::Api => Trust::Fenced,
+        }
+    }
 }
 
 /// One watched service. Made by [`super::spec::ServiceSpec::into_service`], which is where bad input is refused.
@@ -175,6 +152,8 @@ pub enum Source {
 pub struct Service {
     pub name: ServiceName,
     pub display_name: String,
+    pub description: Option<String>,
+    pub tags: Vec<String>,
     /// As the operator wrote it, without user and password.
     pub base_url: String,
     /// What is joined to the base; empty when the base is the whole address.
@@ -182,18 +161,27 @@ pub struct Service {
     /// The full address that is probed, without user and password.
     pub url: String,
     pub port: u16,
+    pub protocol: Protocol,
     pub probe: Probe,
     pub expected: Expected,
     pub category: String,
     pub critical: bool,
     pub critical_path: bool,
-    pub depends_on: Vec<ServiceName>,
+    pub depends_on: Vec<Dependency>,
+    /// Groups of which one member is enough.
+    pub depends_on_any: Vec<Vec<ServiceName>>,
     pub interval: Duration,
     pub timeout: Duration,
     pub retries: u32,
     pub limits: Limits,
     pub active: bool,
     pub source: Source,
+    /// The definition as it was given, as JSON; it may hold secrets.
+    pub definition: SecretString,
+    pub created: DateTime<Utc>,
+    pub updated: DateTime<Utc>,
+    /// Rises with each change of the definition.
+    pub version: u64,
     /// Equal for equal definitions: what a reload compares.
     pub fingerprint: u64,
 }
@@ -213,6 +201,22 @@ impl Service {
     /// From a failure to the receiver, in the worst case.
     pub fn worst_case_detection(&self, policy: &DetectionPolicy) -> Duration {
         policy.worst_case(self.interval, self.timeout, self.outage_failures(&policy.outage), self.retries)
+    }
+
+    /// The same service, dated.
+    pub fn dated(self, created: DateTime<Utc>, updated: DateTime<Utc>, version: u64) -> Self {
+        Self { created, updated, version, ..self }
+    }
+
+    /// A field of the definition as it was given.
+    pub fn defines(&self, field: &str) -> Option<Value> {
+        let mut definition: Value = serde_json::from_str(self.definition.expose_secret()).ok()?;
+        definition.get_mut(field).map(Value::take)
+    }
+
+    /// What it needs by name, members of groups included.
+    pub fn needs(&self) -> impl Iterator<Item = &ServiceName> {
+        self.depends_on.iter().map(|needed| &needed.name).chain(self.depends_on_any.iter().flatten())
     }
 
     /// Category `infrastructure`: what source 004 calls infrastructure.

@@ -1,19 +1,32 @@
 //! A service as its owner writes it, and the rules it must meet to become one (CONTRACT.md 5.1).
 //!
-//! `serde` refuses unknown fields and wrong types; everything else is judged here, all problems at once.
+//! `serde` refuses unknown fields and wrong types; everything else is judged here, all problems at once. Addresses are
+//! in `address`, the tables of the protocols in `tables`.
+
+mod address;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use regex::RegexBuilder;
+use chrono::DateTime;
+use regex::{Regex, RegexBuilder};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json_path::JsonPath;
 use url::Url;
 
+pub use self::tables::{
+    DnsTable, FilesystemTable, GrpcTable, IcmpTable, PostgresTable, RedisTable, TcpTable, TlsTable, UdpTable,
+};
+use super::assertion::{Assertions, JsonCondition, Op};
 use super::classify::{Expected, LatencyLimits};
-use super::egress::Trust;
-use super::service::{Connection, HttpProbe, Limits, Method, Probe, Service, ServiceName, Source};
+use super::dependency::Dependency;
+use super::observation::clean;
+use super::probe::{Connection, HttpProbe, Method, Protocol, TlsOptions};
+use super::service::{Limits, Service, ServiceName, Source};
 
 /// Longest address: CONTRACT.md 5.1.
 const URL_CHARS: usize = 2048;
@@ -27,78 +40,178 @@ const HEADERS: usize = 32;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 const MOST_RETRIES: u32 = 10;
+/// Conditions on headers and on a JSON body, groups of dependencies, and names in all: our choices.
+const CONDITIONS: usize = 32;
+const GROUPS: usize = 32;
+const NEEDS: usize = 256;
 
-/// The fields of a `[[service]]` table.
+/// The fields of a `[[service]]` table, and of a registration in its canonical spelling.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     #[serde(default)]
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    #[serde(alias = "health_check_url")]
+    #[serde(alias = "health_check_url", skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub health_endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
-    #[serde(alias = "critical_service")]
+    #[serde(alias = "critical_service", skip_serializing_if = "Option::is_none")]
     pub critical: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub critical_path: Option<bool>,
-    #[serde(alias = "dependencies", default)]
-    pub depends_on: Vec<String>,
+    #[serde(alias = "dependencies", default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Need>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on_any: Vec<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub check_interval_ms: Option<f64>,
-    #[serde(alias = "check_interval_seconds")]
+    #[serde(alias = "check_interval_seconds", skip_serializing_if = "Option::is_none")]
     pub check_interval: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<f64>,
-    #[serde(alias = "timeout_seconds")]
+    #[serde(alias = "timeout_seconds", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_on_failure: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_status_code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_status_codes: Option<Vec<u16>>,
-    pub on_unexpected: Option<OnUnexpected>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_unexpected: Option<Miss>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_response_pattern: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expected_headers: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected_json: Vec<JsonExpectation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_assertion: Option<Miss>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub follow_redirects: Option<bool>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Thresholds::is_empty")]
     pub thresholds: Thresholds,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_response_time_threshold: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_error_rate_threshold: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub escalate_after_failures: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_fast_on_error: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub is_active: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Only empty: windows are made at `/maintenance/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maintenance_windows: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<IcmpTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemTable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcTable>,
 }
 
-/// What an unexpected HTTP code means.
+/// What an unexpected code, or a missed assertion, means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnUnexpected {
+pub enum Miss {
     Degraded,
     Unhealthy,
 }
 
+/// An entry of `depends_on`: a name, or a table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged, expecting = "must be a name, or a table of name, hold_alerts and degrade")]
+pub enum Need {
+    Name(String),
+    Table(NeedTable),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeedTable {
+    pub name: String,
+    pub hold_alerts: Option<bool>,
+    pub degrade: Option<bool>,
+}
+
+/// An entry of `expected_json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonExpectation {
+    pub path: String,
+    pub op: Op,
+    #[serde(default)]
+    pub value: Value,
+}
+
 /// The `thresholds` table; each overrides its global value.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response_time_warning_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response_time_critical_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_rate_warning: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_rate_critical: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures_warning: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures_critical: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_warning: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_critical: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub outage_failures: Option<u32>,
 }
 
+impl Thresholds {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a service without own values gets: section 4.3 of CONTRACT.md.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Defaults {
     pub interval: Duration,
     pub critical_interval: Duration,
@@ -106,6 +219,21 @@ pub struct Defaults {
     pub retries: u32,
     pub min_interval: Duration,
     pub limits: Limits,
+    /// What registrations over the API get instead.
+    pub registered: RegisteredDefaults,
+}
+
+/// Defaults of registrations over the API, by the path they come in on.
+#[derive(Debug, Clone)]
+pub struct RegisteredDefaults {
+    /// `SERVICE_CHECK_INTERVAL`; `None`: 30 s on `/health/services`, 60 s on `/services`.
+    pub interval: Option<Duration>,
+    /// Timeout on `/services`.
+    pub timeout: Duration,
+    pub min_interval: Duration,
+    /// Roots that `filesystem` services may name.
+    pub filesystem_allow: Vec<std::path::PathBuf>,
+    pub egress: super::egress::EgressPolicy,
 }
 
 impl Default for Defaults {
@@ -123,7 +251,16 @@ impl Default for Defaults {
                 error_rate_critical: 0.05,
                 consecutive_failures_warning: 2,
                 consecutive_failures_critical: 5,
+                uptime_warning: 99.0,
+                uptime_critical: 95.0,
                 outage_failures: None,
+            },
+            registered: RegisteredDefaults {
+                interval: None,
+                timeout: Duration::from_secs(5),
+                min_interval: Duration::from_secs(1),
+                filesystem_allow: vec!["/tmp".into()],
+                egress: super::egress::EgressPolicy { development: true, ..Default::default() },
             },
         }
     }
@@ -139,10 +276,10 @@ pub struct Problem {
 
 /// Collects problems while a definition is read.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, field: &str, message: impl Into<String>) {
+    pub fn add(&mut self, field: &str, message: impl Into<String>) {
         self.0.push(Problem { field: field.to_owned(), message: message.into() });
     }
 
@@ -162,6 +299,23 @@ impl Problems {
             otherwise
         })
     }
+
+    /// A pattern within its caps.
+    pub fn pattern(&mut self, field: &str, text: &str) -> Option<Regex> {
+        if text.chars().count() > PATTERN_CHARS {
+            self.add(field, "must be at most 1000 characters");
+            return None;
+        }
+        let built =
+            RegexBuilder::new(text).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).nest_limit(50).build();
+        built
+            .map_err(|error| {
+                let why = error.to_string();
+                let last = why.lines().last().unwrap_or_default().trim().to_owned();
+                self.add(field, format!("is not a usable pattern: {last}"));
+            })
+            .ok()
+    }
 }
 
 impl ServiceSpec {
@@ -180,8 +334,9 @@ impl ServiceSpec {
         let critical = self.critical.unwrap_or(false);
         let default_interval = if critical { defaults.critical_interval } else { defaults.interval };
         let interval = problems.span("check_interval", self.check_interval_ms, self.check_interval, default_interval);
-        if interval < defaults.min_interval {
-            problems.add("check_interval_ms", format!("must be at least {} ms", defaults.min_interval.as_millis()));
+        let least = if source == Source::Api { defaults.registered.min_interval } else { defaults.min_interval };
+        if interval < least {
+            problems.add("check_interval_ms", format!("must be at least {} ms", least.as_millis()));
         }
         if interval > LONGEST_INTERVAL {
             problems.add("check_interval_ms", "must be at most 7 days (604800000 ms)");
@@ -193,7 +348,7 @@ impl ServiceSpec {
         let retries = self.retries(defaults, &mut problems);
         let expected = self.expected(&mut problems);
         let limits = self.limits(&defaults.limits, &mut problems);
-        let depends_on = self.dependencies(&mut problems);
+        let (depends_on, depends_on_any) = self.dependencies(&mut problems);
         let category = self.category.clone().unwrap_or_else(|| "core".to_owned());
         let well_formed = category.starts_with(|c: char| c.is_ascii_lowercase())
             && category.len() <= 50
@@ -203,30 +358,43 @@ impl ServiceSpec {
                 .add("category", "must be lower-case letters, digits, '_' or '-', beginning with a letter, at most 50");
         }
         self.check_texts(&mut problems);
-        let probe = self.http_probe(&mut problems);
-        let address = self.address(&mut problems);
+        let http = self.http_probe(source, &mut problems);
+        let address = self.address(source, defaults, &mut problems);
+        let probe = address.as_ref().and_then(|address| {
+            self.only_fitting_fields(address.protocol, &mut problems);
+            self.probe(address, http, source, defaults, &mut problems)
+        });
 
+        let definition = serde_json::to_string(&self).unwrap_or_default();
         match (name, probe, address, problems.0.is_empty()) {
             (Ok(name), Some(probe), Some(address), true) => Ok(Service {
                 display_name: self.display_name.clone().unwrap_or_else(|| self.name.clone()),
-                fingerprint: self.fingerprint(interval, timeout, retries, &limits),
+                fingerprint: fingerprint(&(&definition, source, interval, timeout, retries), &limits),
+                definition: SecretString::from(definition),
                 base_url: address.base,
                 health_path: address.path,
                 url: address.shown,
                 port: address.port,
-                probe: Probe::Http(HttpProbe { url: address.full, ..probe }),
+                protocol: address.protocol,
+                probe,
                 critical_path: self.critical_path.unwrap_or(false),
                 active: self.is_active.unwrap_or(true),
+                description: self.description,
+                tags: self.tags,
                 name,
                 expected,
                 category,
                 critical,
                 depends_on,
+                depends_on_any,
                 interval,
                 timeout,
                 retries,
                 limits,
                 source,
+                created: DateTime::default(),
+                updated: DateTime::default(),
+                version: 0,
             }),
             _ => Err(problems.0),
         }
@@ -267,7 +435,7 @@ impl ServiceSpec {
             );
         }
         let otherwise_unhealthy = match self.on_unexpected {
-            Some(given) => given == OnUnexpected::Unhealthy,
+            Some(given) => given == Miss::Unhealthy,
             None => self.expected_status_codes.is_some(),
         };
         Expected { codes, otherwise_unhealthy }
@@ -310,6 +478,8 @@ impl ServiceSpec {
                 .consecutive_failures_critical
                 .or(self.escalate_after_failures)
                 .unwrap_or(global.consecutive_failures_critical),
+            uptime_warning: given.uptime_warning.unwrap_or(global.uptime_warning),
+            uptime_critical: given.uptime_critical.unwrap_or(global.uptime_critical),
             outage_failures: given
                 .outage_failures
                 .or(self.fail_fast_on_error.unwrap_or(false).then_some(1))
@@ -328,6 +498,12 @@ impl ServiceSpec {
         if limits.error_rate_warning >= limits.error_rate_critical {
             problems.add("thresholds.error_rate_warning", "must be below error_rate_critical");
         }
+        let percent = 0.0..=100.0;
+        if !percent.contains(&limits.uptime_warning) || !percent.contains(&limits.uptime_critical) {
+            problems.add("thresholds.uptime_warning", "must be percentages from 0 to 100");
+        } else if limits.uptime_warning <= limits.uptime_critical {
+            problems.add("thresholds.uptime_warning", "must be above uptime_critical: lower is worse");
+        }
         if limits.consecutive_failures_warning == 0
             || limits.consecutive_failures_warning >= limits.consecutive_failures_critical
         {
@@ -342,16 +518,38 @@ impl ServiceSpec {
         limits
     }
 
-    fn dependencies(&self, problems: &mut Problems) -> Vec<ServiceName> {
-        let mut names: Vec<ServiceName> = Vec::new();
-        for text in &self.depends_on {
-            match ServiceName::new(text) {
-                Ok(name) if names.contains(&name) => problems.add("depends_on", format!("names {text} twice")),
-                Ok(name) => names.push(name),
-                Err(rule) => problems.add("depends_on", format!("{text:?} {rule}")),
-            }
+    fn dependencies(&self, problems: &mut Problems) -> (Vec<Dependency>, Vec<Vec<ServiceName>>) {
+        let mut known: Vec<ServiceName> = Vec::new();
+        let mut name = |field: &str, text: &str, problems: &mut Problems| match ServiceName::new(text) {
+            Ok(name) if known.contains(&name) => problems.add(field, format!("names {text} twice")),
+            Ok(name) => known.push(name),
+            Err(rule) => problems.add(field, format!("{:?} {rule}", clean(text))),
+        };
+        let mut each = Vec::new();
+        for need in &self.depends_on {
+            let (text, hold_alerts, degrade) = match need {
+                Need::Name(text) => (text, None, None),
+                Need::Table(table) => (&table.name, table.hold_alerts, table.degrade),
+            };
+            name("depends_on", text, problems);
+            each.extend(ServiceName::new(text).map(|name| Dependency {
+                name,
+                hold_alerts: hold_alerts.unwrap_or(true),
+                degrade: degrade.unwrap_or(false),
+            }));
         }
-        names
+        for group in &self.depends_on_any {
+            if group.len() < 2 {
+                problems.add("depends_on_any", "must be groups of at least two names");
+            }
+            group.iter().for_each(|text| name("depends_on_any", text, problems));
+        }
+        if self.depends_on_any.len() > GROUPS || known.len() > NEEDS {
+            problems.add("depends_on", "must be at most 256 names, in at most 32 groups");
+        }
+        let groups = self.depends_on_any.iter();
+        let any = groups.map(|group| group.iter().filter_map(|text| ServiceName::new(text).ok()).collect()).collect();
+        (each, any)
     }
 
     fn check_texts(&self, problems: &mut Problems) {
@@ -361,12 +559,43 @@ impl ServiceSpec {
         if self.description.as_ref().is_some_and(|text| text.chars().count() > 2000) {
             problems.add("description", "must be at most 2000 characters");
         }
-        if self.tags.len() > 32 || self.tags.iter().any(|tag| tag.chars().count() > 64) {
-            problems.add("tags", "must be at most 32 tags of at most 64 characters");
+        if self.tags.len() > 32 || self.tags.iter().any(|tag| tag.is_empty() || tag.chars().count() > 64) {
+            problems.add("tags", "must be at most 32 tags of 1 to 64 characters");
+        }
+        if !self.maintenance_windows.is_empty() {
+            problems.add("maintenance_windows", "must be empty: windows are made at /maintenance/");
         }
     }
 
-    fn http_probe(&self, problems: &mut Problems) -> Option<HttpProbe> {
+    /// The fields of HTTP mean nothing elsewhere, and one protocol's table nothing to another.
+    fn only_fitting_fields(&self, protocol: Protocol, problems: &mut Problems) {
+        if matches!(protocol, Protocol::Http | Protocol::Https) {
+            return self.only_tables_of(protocol, problems);
+        }
+        let given = [
+            ("method", self.method.is_some()),
+            ("body", self.body.is_some()),
+            ("headers", !self.headers.is_empty()),
+            ("connection", self.connection.is_some()),
+            ("expected_status_code", self.expected_status_code.is_some()),
+            ("expected_status_codes", self.expected_status_codes.is_some()),
+            ("expected_response_pattern", self.expected_response_pattern.is_some()),
+            ("expected_headers", !self.expected_headers.is_empty()),
+            ("expected_json", !self.expected_json.is_empty()),
+            ("follow_redirects", self.follow_redirects == Some(true)),
+        ];
+        for (field, _) in given.iter().filter(|(_, given)| *given) {
+            problems.add(field, format!("goes with http and https only, not with {}", protocol.label()));
+        }
+        self.only_tables_of(protocol, problems);
+    }
+
+    /// Judges the fields of HTTP; what comes back makes a probe of an address.
+    fn http_probe(
+        &self,
+        source: Source,
+        problems: &mut Problems,
+    ) -> impl FnOnce(Url, Option<Box<TlsOptions>>) -> HttpProbe + use<> {
         let method = self.method.unwrap_or_default();
         if let Some(body) = &self.body {
             if method != Method::Post {
@@ -384,133 +613,90 @@ impl ServiceSpec {
             let refused = matches!(
                 lower.as_str(),
                 "content-length" | "transfer-encoding" | "connection" | "upgrade" | "te" | "trailer"
-            ) || lower.starts_with("proxy-");
-            let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
-            if header.is_empty() || !header.bytes().all(token) {
-                problems.add("headers", format!("{:?} is not a header name", super::observation::clean(header)));
+            ) || lower.starts_with("proxy-")
+                || (source == Source::Api && matches!(lower.as_str(), "host" | "x-service-key"));
+            if !is_token(header) {
+                problems.add("headers", format!("{:?} is not a header name", clean(header)));
             } else if refused {
-                problems.add("headers", format!("{header} is set by the probe itself"));
+                problems.add("headers", format!("{header} cannot be set here"));
             } else if value.bytes().any(|c| (c < 0x20 && c != b'\t') || c == 0x7f) {
                 problems.add("headers", format!("the value of {header} holds a control character"));
             }
         }
-        let pattern = match &self.expected_response_pattern {
-            None => None,
-            Some(text) if text.chars().count() > PATTERN_CHARS => {
-                problems.add("expected_response_pattern", "must be at most 1000 characters");
-                None
-            }
-            Some(text) => {
-                let built = RegexBuilder::new(text)
-                    .size_limit(PATTERN_BYTES)
-                    .dfa_size_limit(PATTERN_BYTES)
-                    .nest_limit(50)
-                    .build();
-                match built {
-                    Ok(pattern) => Some(pattern),
-                    Err(error) => {
-                        let why = error.to_string();
-                        let last = why.lines().last().unwrap_or_default().trim().to_owned();
-                        problems.add("expected_response_pattern", format!("is not a usable pattern: {last}"));
-                        None
-                    }
-                }
-            }
-        };
-        Some(HttpProbe {
-            url: Url::parse("http://unset").ok()?,
-            method,
-            body: self.body.clone().map(SecretString::from),
-            headers: self
-                .headers
-                .iter()
-                .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
-                .collect(),
-            connection: self.connection.unwrap_or_default(),
-            pattern,
-            follow_redirects: self.follow_redirects.unwrap_or(false),
-            trust: Trust::Operator,
-        })
+        let body = self.body.clone().map(SecretString::from);
+        let headers =
+            self.headers.iter().map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect();
+        let connection = self.connection.unwrap_or_default();
+        let assertions = self.assertions(problems);
+        let (follow_redirects, trust) = (self.follow_redirects.unwrap_or(false), source.trust());
+        move |url, tls| HttpProbe { url, method, body, headers, connection, assertions, follow_redirects, trust, tls }
     }
 
-    fn address(&self, problems: &mut Problems) -> Option<Address> {
-        let Some(text) = &self.url else {
-            problems.add("url", "is required");
-            return None;
-        };
-        if text.len() > URL_CHARS {
-            problems.add("url", "must be at most 2048 characters");
-            return None;
+    fn assertions(&self, problems: &mut Problems) -> Assertions {
+        if self.expected_headers.len() > CONDITIONS {
+            problems.add("expected_headers", "must be at most 32");
         }
-        let protocol = self.protocol.as_deref().map(str::to_ascii_lowercase);
-        let protocol = match protocol.as_deref() {
-            None => "http",
-            Some("http_service") => "http",
-            Some(known @ ("http" | "https")) => known,
-            Some(other) => {
-                problems.add("protocol", format!("{other:?} is not supported; this version probes http and https"));
-                return None;
-            }
-        };
-        let with_scheme = if text.contains("://") { text.clone() } else { format!("{protocol}://{text}") };
-        let mut full = match Url::parse(&with_scheme) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => url,
-            Ok(url) => {
-                problems.add("url", format!("scheme {:?} is not supported; use http:// or https://", url.scheme()));
-                return None;
-            }
-            Err(error) => {
-                problems.add("url", format!("is not an address: {error}"));
-                return None;
-            }
-        };
-        if let (None, Some(port)) = (full.port(), self.port) {
-            // Cannot fail: the URL has a host.
-            let _ = full.set_port(Some(port));
+        if self.expected_json.len() > CONDITIONS {
+            problems.add("expected_json", "must be at most 32 conditions");
         }
-        let bare = full.path() == "/" && full.query().is_none();
-        let path = match &self.health_endpoint {
-            Some(path) if !path.starts_with('/') => {
-                problems.add("health_endpoint", "must begin with '/'");
-                return None;
+        let text = self.expected_response_pattern.as_deref();
+        let pattern = text.and_then(|text| problems.pattern("expected_response_pattern", text));
+        let mut headers = Vec::new();
+        for (name, text) in self.expected_headers.iter().take(CONDITIONS) {
+            if !is_token(name) {
+                problems.add("expected_headers", format!("{:?} is not a header name", clean(name)));
             }
-            Some(path) => path.clone(),
-            None if bare => "/health".to_owned(),
-            None => String::new(),
-        };
-        let mut base = full.clone();
-        let _ = base.set_username("");
-        let _ = base.set_password(None);
-        let base = base.to_string();
-        let base = base.trim_end_matches('/').to_owned();
-        if !path.is_empty() {
-            let joined = format!("{}{path}", full.path().trim_end_matches('/'));
-            let (path, query) = joined.split_once('?').map_or((joined.as_str(), None), |(p, q)| (p, Some(q)));
-            full.set_path(path);
-            if query.is_some() {
-                full.set_query(query);
-            }
+            headers.extend(problems.pattern("expected_headers", text).map(|regex| (name.to_ascii_lowercase(), regex)));
         }
-        full.set_fragment(None);
-        let mut shown = full.clone();
-        let _ = shown.set_username("");
-        let _ = shown.set_password(None);
-        Some(Address { base, path, port: full.port_or_known_default().unwrap_or(0), shown: shown.to_string(), full })
-    }
-
-    fn fingerprint(&self, interval: Duration, timeout: Duration, retries: u32, limits: &Limits) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        format!("{self:?}{interval:?}{timeout:?}{retries}{limits:?}").hash(&mut hasher);
-        hasher.finish()
+        let mut json = Vec::new();
+        for expectation in self.expected_json.iter().take(CONDITIONS) {
+            json.extend(condition(expectation, problems));
+        }
+        Assertions { pattern, headers, json, unhealthy: self.on_assertion == Some(Miss::Unhealthy) }
     }
 }
 
-struct Address {
-    full: Url,
-    base: String,
-    path: String,
-    shown: String,
-    port: u16,
+fn condition(given: &JsonExpectation, problems: &mut Problems) -> Option<JsonCondition> {
+    const FIELD: &str = "expected_json";
+    let JsonExpectation { path, op, value } = given;
+    if path.chars().count() > PATTERN_CHARS {
+        problems.add(FIELD, "paths must be at most 1000 characters");
+        return None;
+    }
+    let parsed = match JsonPath::parse(path) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            problems.add(FIELD, format!("{:?} is not a JSONPath: {}", clean(path), clean(&error.to_string())));
+            return None;
+        }
+    };
+    let fits = match op {
+        Op::Lt | Op::Le | Op::Gt | Op::Ge => value.is_number() || value.is_string(),
+        Op::Matches => value.is_string(),
+        Op::Exists => value.is_boolean() || value.is_null(),
+        Op::Eq | Op::Ne => !value.is_array() && !value.is_object(),
+    };
+    if !fits {
+        problems.add(FIELD, format!("the value for {path} does not fit its op"));
+        return None;
+    }
+    let pattern = match (op, value.as_str()) {
+        (Op::Matches, Some(text)) => Some(problems.pattern(FIELD, text)?),
+        _ => None,
+    };
+    Some(JsonCondition { path: parsed, op: *op, value: value.clone(), pattern })
+}
+
+fn is_token(header: &str) -> bool {
+    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    !header.is_empty() && header.bytes().all(token)
+}
+
+fn fingerprint(parts: &(&String, Source, Duration, Duration, u32), limits: &Limits) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    format!("{limits:?}").hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

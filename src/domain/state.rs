@@ -9,7 +9,7 @@ use super::check::{Check, response_us};
 use super::classify::Verdict;
 use super::observation::{Facts, Kind, Observation, Phases, Reason};
 use super::outage::{Outage, OutageSeverity};
-use super::policy::OutagePolicy;
+use super::policy::{FlapPolicy, OutagePolicy};
 use super::service::Service;
 use super::status::Status;
 
@@ -24,6 +24,37 @@ pub struct Streak {
     /// Status before the first of them.
     #[serde(default)]
     pub from: Status,
+}
+
+/// The latest checks as up or down, and whether they alternate too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Flaps {
+    /// One bit a check, the newest lowest; set when it was up.
+    ups: u64,
+    seen: u32,
+    pub flapping: bool,
+}
+
+impl Flaps {
+    /// Takes in one check. With hysteresis: it begins at the high mark and ends below the low one.
+    fn advance(self, up: bool, policy: &FlapPolicy) -> Self {
+        let ups = (self.ups << 1) | u64::from(up);
+        let seen = (self.seen + 1).min(64);
+        if policy.high_percent == 0 || seen < policy.window {
+            return Self { ups, seen, flapping: false };
+        }
+        let percent = Self { ups, seen, flapping: false }.percent(policy);
+        let flapping =
+            percent >= f64::from(policy.high_percent) || (self.flapping && percent >= f64::from(policy.low_percent));
+        Self { ups, seen, flapping }
+    }
+
+    /// Changes among the checks of the window, in percent of the most there can be.
+    pub fn percent(self, policy: &FlapPolicy) -> f64 {
+        let pairs = policy.window.clamp(2, 64).min(self.seen.max(2)) - 1;
+        let changes = (self.ups ^ (self.ups >> 1)) & (u64::MAX >> (64 - pairs));
+        100.0 * f64::from(changes.count_ones()) / f64::from(pairs)
+    }
 }
 
 /// What is known of one service now.
@@ -51,6 +82,16 @@ pub struct ServiceState {
     pub recovering_from: Option<DateTime<Utc>>,
     pub outage: Option<Outage>,
     pub unstable_until: Option<DateTime<Utc>>,
+    pub flaps: Flaps,
+    /// The latest check was in maintenance.
+    pub maintenance: bool,
+    /// A redirect was followed by the latest check.
+    pub redirected: bool,
+    /// What came back last, for people.
+    #[serde(skip)]
+    pub details: Option<Box<str>>,
+    /// When the certificate shown last expires; unix seconds.
+    pub certificate_expires: Option<i64>,
     /// Rises with each conclusive check, never falls.
     pub sequence: u64,
 }
@@ -80,6 +121,11 @@ impl ServiceState {
         self.failing.map_or(0, |streak| streak.count)
     }
 
+    /// Two unhealthy checks in a row, or an open outage: what makes a dependency a failed one (CONTRACT.md 10.5).
+    pub fn has_failed(&self) -> bool {
+        self.outage.is_some() || self.failing_count() >= 2
+    }
+
     /// A failing streak that is not yet an outage, or came to nothing less than five minutes ago.
     pub fn unstable(&self, now: DateTime<Utc>) -> bool {
         (self.failing.is_some() && self.outage.is_none()) || self.unstable_until.is_some_and(|until| now < until)
@@ -93,7 +139,8 @@ impl ServiceState {
             && rechecks < service.retries
     }
 
-    /// Takes in one check.
+    /// Takes in one check. `maintenance`: a window is in force for the service, so that no streak runs and no outage opens.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one check, each of another kind")]
     pub fn advance(
         &self,
         service: &Service,
@@ -102,13 +149,38 @@ impl ServiceState {
         kind: Kind,
         now: DateTime<Utc>,
         policy: &OutagePolicy,
+        maintenance: bool,
     ) -> Advance {
         let Some(status) = verdict.status else {
             return Advance { state: self.clone(), changes: Vec::new(), check: None, must_commit: false };
         };
+        // Streaks begin at zero at the end of a window.
+        let before = if self.maintenance && !maintenance {
+            Self { failing: None, consecutive_failures: 0, consecutive_successes: 0, ..self.clone() }
+        } else {
+            self.clone()
+        };
+        before.advance_from(service, verdict, seen, kind, now, policy, (maintenance, status))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts of one check, each of another kind")]
+    fn advance_from(
+        self,
+        service: &Service,
+        verdict: &Verdict,
+        seen: &Observation,
+        kind: Kind,
+        now: DateTime<Utc>,
+        policy: &OutagePolicy,
+        (maintenance, status): (bool, Status),
+    ) -> Advance {
         let mut next = self.clone();
         let mut changes = Vec::new();
         next.status = status;
+        next.maintenance = maintenance;
+        if !maintenance {
+            next.flaps = self.flaps.advance(status.is_up(), &policy.flap);
+        }
         next.last_check = Some(now);
         next.sequence += 1;
         next.describe(verdict, seen);
@@ -122,7 +194,9 @@ impl ServiceState {
         }
 
         let confirming = self.outage.is_none() && self.failing.is_some();
-        if status == Status::Unhealthy {
+        if status == Status::Unhealthy && maintenance {
+            (next.failing, next.recovering, next.recovering_from) = (None, 0, None);
+        } else if status == Status::Unhealthy {
             (next.recovering, next.recovering_from) = (0, None);
             let streak = self
                 .failing
@@ -140,11 +214,7 @@ impl ServiceState {
                 next.recovering = self.recovering + 1;
                 if next.recovering >= policy.recovery_threshold {
                     let first_good = self.recovering_from.unwrap_or(now);
-                    let closed = Outage {
-                        ended: Some(first_good.max(outage.started)),
-                        resolution_notes: Some("Service recovered".to_owned()),
-                        ..outage.clone()
-                    };
+                    let closed = outage.closed(first_good, "Service recovered", None, 0);
                     next.outage = None;
                     (next.recovering, next.recovering_from) = (0, None);
                     changes.push(Change::OutageClosed(closed));
@@ -159,7 +229,8 @@ impl ServiceState {
         // Steps of a streak up to the fifth failure, the last one an alert looks at by default, are kept at once:
         // a restart in the middle goes on where it was.
         let step = next.failing.is_some_and(|s| s.count <= service.limits.consecutive_failures_critical.max(5));
-        let must_commit = !changes.is_empty() || step || confirming || next.recovering > 0;
+        let turned = next.flaps.flapping != self.flaps.flapping || next.maintenance != self.maintenance;
+        let must_commit = !changes.is_empty() || step || confirming || turned || next.recovering > 0;
         let check = Some(next.stored(verdict, kind, now));
         Advance { state: next, changes, check, must_commit }
     }
@@ -191,7 +262,12 @@ impl ServiceState {
 
     /// Not watched for the time being: no streak goes on, no outage is open.
     pub fn at_rest(&self) -> Self {
-        Self { failing: None, outage: None, recovering: 0, recovering_from: None, ..self.forget_verdict() }
+        Self { flaps: Flaps::default(), ..self.forget_verdict() }.without_outage()
+    }
+
+    /// The outage was closed by hand: a new one needs the threshold anew.
+    pub fn without_outage(&self) -> Self {
+        Self { failing: None, outage: None, recovering: 0, recovering_from: None, ..self.clone() }
     }
 
     fn describe(&mut self, verdict: &Verdict, seen: &Observation) {
@@ -201,9 +277,17 @@ impl ServiceState {
         self.response_us = response_us(seen);
         self.phases = seen.phases;
         let (code, facts) = match &seen.reply {
-            Ok(reply) => (reply.code, reply.facts.clone()),
-            Err(_) => (0, Facts::default()),
+            Ok(reply) => {
+                self.details.clone_from(&reply.details);
+                self.certificate_expires = reply.certificate_expires.or(self.certificate_expires);
+                (reply.code, reply.facts.clone())
+            }
+            Err(_) => {
+                self.details = None;
+                (0, Facts::default())
+            }
         };
+        self.redirected = seen.reply.as_ref().is_ok_and(|reply| reply.redirected);
         self.http_status = code;
         let version = facts.version.or_else(|| self.facts.version.take());
         self.facts = Facts { version, ..facts };
@@ -224,6 +308,8 @@ impl ServiceState {
             response_us: self.response_us,
             streak: i32::try_from(streak).unwrap_or(if streak < 0 { i32::MIN } else { i32::MAX }),
             error: (!verdict.issues.is_empty()).then(|| verdict.issues.join(", ").into()),
+            maintenance: self.maintenance,
+            redirected: self.redirected,
         }
     }
 }
@@ -232,7 +318,7 @@ fn open_outage(service: &Service, started: DateTime<Utc>, now: DateTime<Utc>, ve
     Outage {
         id: Outage::id_for(&service.name, started, now),
         service: service.name.clone(),
-        severity: if service.critical { OutageSeverity::Critical } else { OutageSeverity::Major },
+        severity: OutageSeverity::of(service),
         started,
         confirmed: now,
         ended: None,
@@ -240,6 +326,10 @@ fn open_outage(service: &Service, started: DateTime<Utc>, now: DateTime<Utc>, ve
         error_message: verdict.error_message.clone().unwrap_or_default(),
         critical: service.critical,
         resolution_notes: None,
+        resolved_by: None,
+        updated: None,
+        maintenance_ms: 0,
+        root_cause: None,
     }
 }
 
@@ -255,15 +345,16 @@ mod tests {
         recovery_threshold: 1,
         verification: true,
         confirm_interval: Duration::from_secs(1),
+        flap: FlapPolicy { window: 20, high_percent: 30, low_percent: 20 },
     };
 
-    /// One check a second; letters: h(ealthy), d(egraded), u(nhealthy), i(nconclusive).
+    /// One check a second; letters: h(ealthy), d(egraded), u(nhealthy), i(nconclusive); capitals: in maintenance.
     fn play(outcomes: &str, policy: &OutagePolicy) -> (ServiceState, Vec<Change>) {
         let service = service("auth");
         let mut state = ServiceState::default();
         let mut changes = Vec::new();
         for (second, outcome) in outcomes.chars().enumerate() {
-            let seen = match outcome {
+            let seen = match outcome.to_ascii_lowercase() {
                 'h' => Observation::answered(200, Duration::from_millis(5)),
                 'd' => Observation::answered(404, Duration::from_millis(5)),
                 'u' => Observation::failed(Reason::ConnectRefused, ""),
@@ -271,7 +362,8 @@ mod tests {
             };
             let verdict = classify(&seen, service.limits.latency, &service.expected);
             let now = from_ms(second as i64 * 1000);
-            let step = state.advance(&service, &verdict, &seen, Kind::Scheduled, now, policy);
+            let quiet = outcome.is_ascii_uppercase();
+            let step = state.advance(&service, &verdict, &seen, Kind::Scheduled, now, policy, quiet);
             state = step.state;
             changes.extend(step.changes);
         }
@@ -363,11 +455,44 @@ mod tests {
     }
 
     #[test]
+    fn in_maintenance_no_outage_opens_and_a_good_check_closes_an_open_one() {
+        let check = |played: &str, expected: &[(i64, Option<i64>)]| {
+            assert_eq!(outages(&play(played, &POLICY).1), expected, "{played}");
+        };
+        check("hUUUUUU", &[]);
+        check("huuUUUU", &[]);
+        check("hUUUUuu", &[]);
+        check("hUUUUuuu", &[(5, None)]);
+        check("huuUuuu", &[(4, None)]);
+        check("uuuUUUU", &[(0, None)]);
+        check("uuuUUUH", &[(0, Some(6))]);
+        check("uuuUUu", &[(0, None)]);
+        let state = play("hUUUUu", &POLICY).0;
+        assert_eq!((state.failing_count(), state.consecutive_failures), (1, 1));
+    }
+
+    #[test]
+    fn flapping_begins_at_the_high_mark_and_ends_below_the_low_one() {
+        let check = |played: &str, flapping| assert_eq!(play(played, &POLICY).0.flaps.flapping, flapping, "{played}");
+        // Of 20 checks 19 pairs: six changes are 31.6 %, five 26.3 %, three 15.8 %.
+        check("hhhhhhhhhhhhhhuhuhuh", true);
+        check("hhhhhhhhhhhhhhhhuhuh", false);
+        check("huhuhuhuhuhuhuhuhuh", false);
+        check("hhhhhhhhhhhhhhhhhhuu", false);
+        // It goes on at four changes, 21.1 %, and ends at three.
+        check(&format!("{}{}", "hhhhhhhhhhhhhhuhuhuh", "h".repeat(15)), true);
+        check(&format!("{}{}", "hhhhhhhhhhhhhhuhuhuh", "h".repeat(16)), false);
+        let off = OutagePolicy { flap: FlapPolicy { high_percent: 0, ..POLICY.flap }, ..POLICY };
+        assert!(!play(&"hu".repeat(20), &off).0.flaps.flapping);
+    }
+
+    #[test]
     fn an_amended_check_keeps_its_place_and_tells_the_true_time() {
         let service = service("auth");
         let early = Observation::failed(Reason::Latency, "High response time (over 3000ms)");
         let verdict = classify(&early, service.limits.latency, &service.expected);
-        let judged = ServiceState::default().advance(&service, &verdict, &early, Kind::Scheduled, from_ms(5), &POLICY);
+        let judged =
+            ServiceState::default().advance(&service, &verdict, &early, Kind::Scheduled, from_ms(5), &POLICY, false);
         let late = Observation::answered(200, Duration::from_millis(4200));
         let verdict = classify(&late, service.limits.latency, &service.expected);
         let amended = judged.state.amend(&verdict, &late, Kind::Scheduled).state;

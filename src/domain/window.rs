@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::histogram::{Histogram, Pool};
+use super::maintenance::Span;
 use super::outage::{Outage, OutageSpan};
 pub use super::ring::RING;
 use super::ring::{Kept, Ring, UNANSWERED};
+use super::rollup::Rollup;
 use super::status::Status;
 use super::time::from_ms;
 
@@ -24,6 +26,8 @@ pub const WINDOW: Duration = Duration::from_secs(24 * 3600);
 const WINDOW_MS: i64 = 24 * 3_600_000;
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
+/// Minutes of the fleet kept until they are stored: our choice.
+const MINUTES_KEPT: usize = 120;
 /// Changes of up and down kept per service: our choice, 64 KiB for one that flips with every check. When there are
 /// more in a day the oldest are forgotten and their time counts as unknown.
 const SPANS: usize = 16_384;
@@ -52,7 +56,7 @@ impl Phase {
 }
 
 /// The four parts of a window, in milliseconds. They add up to the window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Parts {
     pub up: i64,
     pub down: i64,
@@ -61,7 +65,18 @@ pub struct Parts {
 }
 
 impl Parts {
-    fn add(&mut self, phase: Phase, ms: i64) {
+    pub fn total(&self) -> i64 {
+        self.up + self.down + self.unknown + self.maintenance
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        self.up += other.up;
+        self.down += other.down;
+        self.unknown += other.unknown;
+        self.maintenance += other.maintenance;
+    }
+
+    pub(super) fn add(&mut self, phase: Phase, ms: i64) {
         match phase {
             Phase::Unknown => self.unknown += ms,
             Phase::Up => self.up += ms,
@@ -140,6 +155,11 @@ impl Timeline {
         }
     }
 
+    /// Milliseconds in maintenance between two instants.
+    pub fn maintenance_ms(&self, from_ms: i64, until_ms: i64) -> i64 {
+        self.parts(until_ms, (until_ms - from_ms).max(0)).maintenance
+    }
+
     /// What the `window_ms` before `now_ms` consist of.
     pub fn parts(&self, now_ms: i64, window_ms: i64) -> Parts {
         let start = now_ms - window_ms;
@@ -194,7 +214,7 @@ struct Hour {
 }
 
 /// Counts over a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     pub checks: u64,
     pub healthy: u64,
@@ -235,19 +255,65 @@ pub struct History {
     timeline: Timeline,
     /// Outages that touch the window, and the latest one however old; oldest first.
     outages: Vec<OutageSpan>,
+    /// Checks up to here are in the check history.
+    #[serde(default)]
+    kept_ms: i64,
     /// Checks taken in since this process started.
     #[serde(skip)]
     recorded: u64,
 }
 
 impl History {
-    /// Takes in a conclusive check whose verdict holds for at most `hold`.
-    pub fn record(&mut self, check: Check, hold: Duration) {
+    /// Takes in a conclusive check whose verdict holds for at most `hold`. `maintenance`: the windows in force since
+    /// the check before, oldest first.
+    pub fn record(&mut self, check: Check, hold: Duration, maintenance: &[Span]) {
         let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(WINDOW_MS);
-        self.timeline.record(check.at_ms, Phase::of(check.status), hold_ms);
-        self.count(&check);
+        let before = self.ring.kept.back().map_or(Phase::Unknown, |last| Phase::of(last.status));
+        for span in maintenance {
+            let (from, to) = (span.from.timestamp_millis(), span.to.timestamp_millis());
+            if from <= check.at_ms && to > self.timeline.last_ms {
+                self.timeline.record(from, Phase::Maintenance, to - from);
+                if to < check.at_ms {
+                    self.timeline.record(to, before, hold_ms);
+                }
+            }
+        }
+        // A verdict in maintenance is shown, and counts nowhere.
+        if check.maintenance {
+            let held = maintenance.last().map_or(hold_ms, |span| span.to.timestamp_millis() - check.at_ms);
+            self.timeline.record(check.at_ms, Phase::Maintenance, held.max(0));
+        } else {
+            self.timeline.record(check.at_ms, Phase::of(check.status), hold_ms);
+            self.count(&check);
+        }
         self.recorded += 1;
         self.ring.push(check);
+    }
+
+    /// Checks that are not in the check history yet, oldest first, and whether there are enough of them for a run.
+    pub fn unkept(&self) -> Vec<Check> {
+        let unkept = self.ring.kept.iter().filter(|check| check.at_ms > self.kept_ms);
+        unkept.map(|kept| self.ring.unpack(kept)).collect()
+    }
+
+    /// How many checks [`Self::unkept`] has, without unpacking them.
+    pub fn unkept_count(&self) -> usize {
+        self.ring.kept.iter().rev().take_while(|check| check.at_ms > self.kept_ms).count()
+    }
+
+    /// The instant up to which checks are in the check history.
+    pub fn kept_ms(&self) -> i64 {
+        self.kept_ms
+    }
+
+    /// Checks up to `at_ms` are in the check history.
+    pub fn kept_until(&mut self, at_ms: i64) {
+        self.kept_ms = self.kept_ms.max(at_ms);
+    }
+
+    /// Milliseconds in maintenance between two instants of the last day.
+    pub fn maintenance_ms(&self, from_ms: i64, until_ms: i64) -> i64 {
+        self.timeline.maintenance_ms(from_ms, until_ms)
     }
 
     fn count(&mut self, check: &Check) {
@@ -294,7 +360,7 @@ impl History {
 
     /// Replaces the newest check: the answer to a probe that was judged before it arrived.
     pub fn amend(&mut self, check: Check) {
-        let unanswered = self.ring.kept.back().is_some_and(|last| last.response_us == UNANSWERED);
+        let unanswered = self.ring.kept.back().is_some_and(|last| last.response_us == UNANSWERED && !last.maintenance);
         if let Some(us) = check.response_us.filter(|_| unanswered) {
             if let Some(minute) = self.minutes.back_mut() {
                 minute.answered = minute.answered.saturating_add(1);
@@ -416,7 +482,7 @@ impl History {
         let mut counts = Counts::default();
         let kept = &self.ring.kept;
         if kept.len() < RING || kept.front().is_some_and(|oldest| oldest.at_ms < cutoff) {
-            for check in kept.iter().rev().take_while(|check| check.at_ms > cutoff) {
+            for check in kept.iter().rev().take_while(|check| check.at_ms > cutoff).filter(|check| !check.maintenance) {
                 let answered = check.response_us != UNANSWERED;
                 counts.checks += 1;
                 counts.healthy += u64::from(check.status == Status::Healthy);
@@ -462,6 +528,9 @@ fn unit(at_ms: i64, length_ms: i64) -> u32 {
 #[derive(Debug, Default)]
 pub struct FleetWindow {
     hours: VecDeque<FleetHour>,
+    /// The minute under way, and those that are over and nobody has taken yet.
+    minute: Option<(i64, Counts, Pool)>,
+    minutes: VecDeque<Rollup>,
     /// Checks per second of the last minute: (second since the epoch, count).
     seconds: VecDeque<(i64, u32)>,
 }
@@ -485,6 +554,7 @@ impl FleetWindow {
                 self.seconds.push_back((second, 1));
             }
         }
+        self.count_minute(at_ms, healthy, response_us);
         if let Some(hour) = self.hour(unit(at_ms, HOUR_MS)) {
             hour.counts.checks += 1;
             hour.counts.healthy += u64::from(healthy);
@@ -494,6 +564,38 @@ impl FleetWindow {
                 hour.pool.record(us);
             }
         }
+    }
+
+    fn count_minute(&mut self, at_ms: i64, healthy: bool, response_us: Option<u32>) {
+        let at = at_ms.div_euclid(MINUTE_MS) * MINUTE_MS;
+        if self.minute.as_ref().is_some_and(|(begun, _, _)| *begun < at) {
+            self.end_minute();
+        }
+        let (_, counts, pool) = self.minute.get_or_insert_with(|| (at, Counts::default(), Pool::default()));
+        counts.checks += 1;
+        counts.healthy += u64::from(healthy);
+        if let Some(us) = response_us {
+            counts.answered += 1;
+            counts.latency_us += u64::from(us);
+            pool.record(us);
+        }
+    }
+
+    fn end_minute(&mut self) {
+        if let Some((at_ms, counts, pool)) = self.minute.take() {
+            if self.minutes.len() == MINUTES_KEPT {
+                self.minutes.pop_front();
+            }
+            self.minutes.push_back(Rollup { at_ms, counts, latency: pool.sparse(), ..Rollup::default() });
+        }
+    }
+
+    /// The minutes that are over at `now_ms`, oldest first, each once.
+    pub fn take_minutes(&mut self, now_ms: i64) -> Vec<Rollup> {
+        if self.minute.as_ref().is_some_and(|(at, _, _)| at + MINUTE_MS <= now_ms) {
+            self.end_minute();
+        }
+        self.minutes.drain(..).collect()
     }
 
     /// The response time of a check that was counted before its answer came.
@@ -570,6 +672,8 @@ mod tests {
             response_us,
             streak: 1,
             error: None,
+            maintenance: false,
+            redirected: false,
         }
     }
 
@@ -596,9 +700,9 @@ mod tests {
     #[test]
     fn the_window_forgets_by_time() {
         let mut history = History::default();
-        history.record(result(T0, Status::Unhealthy, None), Duration::from_secs(60));
+        history.record(result(T0, Status::Unhealthy, None), Duration::from_secs(60), &[]);
         let later = T0 + 25 * HOUR_MS;
-        history.record(result(later, Status::Healthy, Some(1000)), Duration::from_secs(60));
+        history.record(result(later, Status::Healthy, Some(1000)), Duration::from_secs(60), &[]);
         let now = from_ms(later + 1000);
         assert_eq!(history.day(now), Counts { checks: 1, healthy: 1, answered: 1, latency_us: 1000 });
         assert_eq!(history.parts(now).down, 0);
@@ -608,7 +712,7 @@ mod tests {
     fn only_the_newest_hundred_are_kept_one_by_one() {
         let mut history = History::default();
         for n in 0..150 {
-            history.record(result(T0 + n * 1000, Status::Healthy, Some(n as u32 * 1000)), Duration::from_secs(3));
+            history.record(result(T0 + n * 1000, Status::Healthy, Some(n as u32 * 1000)), Duration::from_secs(3), &[]);
         }
         assert_eq!(history.newest().count(), RING);
         assert_eq!(history.latest_ms(2).collect::<Vec<_>>(), [149, 148]);
@@ -622,7 +726,7 @@ mod tests {
         let fail =
             |n: i64, text: &str| Check { error: Some(text.into()), ..result(T0 + n * 1000, Status::Unhealthy, None) };
         for n in 0..300 {
-            history.record(fail(n, if n % 2 == 0 { "even" } else { "odd" }), Duration::from_secs(3));
+            history.record(fail(n, if n % 2 == 0 { "even" } else { "odd" }), Duration::from_secs(3), &[]);
         }
         assert_eq!(history.ring.texts.len(), 2);
         assert_eq!(history.newest().next().and_then(|check| check.error).as_deref(), Some("odd"));
@@ -631,11 +735,11 @@ mod tests {
         history.amend(fail(299, "amended"));
         assert_eq!(history.newest().next().and_then(|check| check.error).as_deref(), Some("amended"));
         for n in 300..400 {
-            history.record(result(T0 + n * 1000, Status::Healthy, Some(1)), Duration::from_secs(3));
+            history.record(result(T0 + n * 1000, Status::Healthy, Some(1)), Duration::from_secs(3), &[]);
         }
         assert_eq!(history.ring.texts.capacity(), 0);
         for n in 400..700 {
-            history.record(fail(n, &format!("text {n}")), Duration::from_secs(3));
+            history.record(fail(n, &format!("text {n}")), Duration::from_secs(3), &[]);
         }
         assert_eq!(history.ring.texts.len(), RING);
     }
@@ -645,7 +749,7 @@ mod tests {
         let mut history = History::default();
         for n in 0..5760u32 {
             let us = 1000 + (n * 7919) % 700;
-            history.record(result(T0 + i64::from(n) * 15_000, Status::Healthy, Some(us)), Duration::from_secs(33));
+            history.record(result(T0 + i64::from(n) * 15_000, Status::Healthy, Some(us)), Duration::from_secs(33), &[]);
         }
         assert!(history.heap_bytes() < 8 * 1024, "{} bytes", history.heap_bytes());
     }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::live::Watched;
+use super::live::{Taken, Watched};
 use crate::domain::alert::Alert;
 use crate::domain::check::{Check, CheckBatch};
 use crate::domain::event::Event;
@@ -46,7 +46,7 @@ const UNWRITTEN_CHECKS: usize = 2_000_000;
 /// What becomes visible once it is committed.
 #[derive(Debug, Default)]
 pub struct Transition {
-    pub states: Vec<(Arc<Watched>, ServiceState, Option<Check>)>,
+    pub states: Vec<(Arc<Watched>, ServiceState, Option<Taken>)>,
     pub outages: Vec<Outage>,
     pub alerts: Vec<Alert>,
     pub owed: Vec<Notification>,
@@ -60,7 +60,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    fn batch(&self) -> Batch {
+    pub(super) fn batch(&self) -> Batch {
         let mut batch = self.beside.clone();
         for watched in self.saved.iter().filter(|watched| !watched.is_retired()) {
             batch.states.insert(watched.service().name.clone(), watched.lock().state.clone());

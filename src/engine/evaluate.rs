@@ -46,6 +46,7 @@ impl Engine {
     pub async fn on_time(&self) {
         let now = self.clock.now();
         let roster = self.live.roster();
+        let in_force = self.windows_in_force();
         let trouble = self.commit.trouble().filter(|trouble| trouble.not_durable);
         let away = trouble.map(|trouble| {
             format!("Records cannot be written since {}: {}", crate::domain::time::Stamp(trouble.since), trouble.error)
@@ -53,7 +54,7 @@ impl Engine {
         let records = away.or_else(|| self.set_aside.get().cloned());
         let sockets = self.is_impaired().then_some("Checks fail for want of our own sockets, memory or permissions");
         let committed = self.decide(|judge| {
-            let bench = self.bench(&roster.registry, now);
+            let bench = self.bench(&roster.registry, &in_force, now);
             vec![
                 judge.own_trouble(bench, Component::Records, records.as_deref()),
                 judge.own_trouble(bench, Component::Monitor, sockets),
@@ -81,6 +82,7 @@ impl Engine {
     pub async fn error_rates(&self) {
         let now = self.clock.now();
         let roster = self.live.roster();
+        let in_force = self.windows_in_force();
         let mut committed = Vec::new();
         for (place, watched) in roster.watched.iter().enumerate() {
             if place % JUDGED_AT_ONCE == JUDGED_AT_ONCE - 1 {
@@ -100,7 +102,7 @@ impl Engine {
                 if !matters || watched.is_retired() {
                     return Vec::new();
                 }
-                vec![judge.error_rate(self.bench(&roster.registry, now), &service, &state, counts)]
+                vec![judge.error_rate(self.bench(&roster.registry, &in_force, now), &service, &state, counts)]
             });
             committed.extend(deciding);
         }

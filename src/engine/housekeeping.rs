@@ -100,6 +100,7 @@ impl Engine {
         for places in places.chunks(SAVED_TOGETHER) {
             let mut transition = Transition::default();
             for watched in places.iter().filter_map(|place| roster.watched.get(*place)) {
+                self.keep_old(watched);
                 let name = watched.service().name.clone();
                 let inner = watched.lock();
                 let Some(last) = inner.state.last_check else { continue };
@@ -123,6 +124,8 @@ impl Engine {
         let now: DateTime<Utc> = self.clock.now();
         let store = &self.config.store;
         let retention = Retention {
+            now,
+            log_before: super::keeper::log_before(now),
             checks_before: now - store.check_retention,
             outages_before: store.outage_retention.map(|kept| now - kept),
         };

@@ -5,7 +5,7 @@
 //! 20,000.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::domain::alert::{Alert, AlertType, Severity};
 use crate::domain::check::{Check, name_hash};
 use crate::domain::histogram::Pool;
+use crate::domain::maintenance::{InForce, Span};
 use crate::domain::observation::{Observation, Reason};
 use crate::domain::outage::Outage;
 use crate::domain::policy::DetectionPolicy;
@@ -76,14 +77,60 @@ impl Tally {
     }
 }
 
+/// A check on its way into the live view, with the maintenance windows since the one before.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    pub check: Check,
+    pub windows: Vec<Span>,
+}
+
 /// What changes with each check.
 #[derive(Debug, Default)]
 pub struct Inner {
     pub state: ServiceState,
     pub history: History,
     pub tally: Tally,
-    /// The status under which it is counted; `None` while it is not on the roster.
-    counted: Option<Status>,
+    /// A maintenance window is in force for it.
+    pub in_maintenance: bool,
+    /// What it is counted as; `None` while it is not on the roster.
+    counted: Option<CountedAs>,
+}
+
+/// How a service is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct CountedAs {
+    status: Status,
+    in_maintenance: bool,
+    /// It is in the overall words: neither in maintenance nor inactive.
+    judged: bool,
+}
+
+/// Counts over the fleet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fleet {
+    /// Every service, by its own status.
+    pub all: StatusCounts,
+    /// Those in the overall words.
+    pub judged: StatusCounts,
+    pub in_maintenance: usize,
+}
+
+impl Fleet {
+    fn add(&mut self, counted: CountedAs) {
+        self.all.add(counted.status);
+        if counted.judged {
+            self.judged.add(counted.status);
+        }
+        self.in_maintenance += usize::from(counted.in_maintenance);
+    }
+
+    fn remove(&mut self, counted: CountedAs) {
+        self.all.remove(counted.status);
+        if counted.judged {
+            self.judged.remove(counted.status);
+        }
+        self.in_maintenance = self.in_maintenance.saturating_sub(usize::from(counted.in_maintenance));
+    }
 }
 
 /// One service being watched.
@@ -105,6 +152,14 @@ pub struct Watched {
     pub(super) scheduled: AtomicU64,
     /// Given when a check under way is not wanted any more.
     interrupted: Notify,
+    /// Given when a check has ended, however it did.
+    pub(super) ended: Notify,
+    /// When a check was last asked for by hand, unix ms.
+    pub(super) asked_at: AtomicI64,
+    /// Where its entry is on the schedule, in milliseconds of the wheel's axis.
+    pub(super) due_ms: AtomicU64,
+    /// It waits for its checks to be written to the check history.
+    pub(super) to_keep: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -145,7 +200,11 @@ impl Watched {
             mirror_whole: AtomicBool::new(false),
             scheduled: AtomicU64::new(0),
             interrupted: Notify::new(),
-            inner: Mutex::new(Inner { state, history, tally: Tally::default(), counted: None }),
+            ended: Notify::new(),
+            asked_at: AtomicI64::new(0),
+            due_ms: AtomicU64::new(0),
+            to_keep: AtomicBool::new(false),
+            inner: Mutex::new(Inner { state, history, tally: Tally::default(), in_maintenance: false, counted: None }),
         })
     }
 
@@ -257,7 +316,9 @@ pub struct CriticalView {
 #[derive(Debug, Default)]
 pub struct Live {
     roster: ArcSwap<Roster>,
-    counts: Mutex<StatusCounts>,
+    counts: Mutex<Fleet>,
+    /// Which windows the counts know of, told by where they lie in memory.
+    followed: AtomicUsize,
     alerts: Mutex<BTreeMap<String, Arc<Alert>>>,
     /// Alerts that resolved since the mirror last looked, so that Redis hears of their end.
     pub(super) ended_alerts: Mutex<Vec<Arc<Alert>>>,
@@ -286,16 +347,13 @@ impl Live {
         // Always the service's lock first, then the counts'.
         for watched in &roster.watched {
             let mut inner = watched.lock();
-            if inner.counted.is_none() {
-                inner.counted = Some(inner.state.status);
-                held(&self.counts).add(inner.state.status);
-            }
+            self.count(&mut inner, watched.service().active);
         }
         for watched in &before.watched {
             if roster.find(&watched.service().name).is_none()
-                && let Some(status) = watched.lock().counted.take()
+                && let Some(counted) = watched.lock().counted.take()
             {
-                held(&self.counts).remove(status);
+                held(&self.counts).remove(counted);
             }
         }
         self.touch(true);
@@ -303,6 +361,48 @@ impl Live {
 
     pub fn find(&self, name: &ServiceName) -> Option<Arc<Watched>> {
         self.roster.load().find(name).cloned()
+    }
+
+    /// Counts a service as what it is now. Under the service's lock, so that a count never misses or doubles a change.
+    fn count(&self, inner: &mut Inner, active: bool) {
+        let now = CountedAs {
+            status: inner.state.status,
+            in_maintenance: inner.in_maintenance,
+            judged: active && !inner.in_maintenance,
+        };
+        if inner.counted != Some(now) {
+            let mut counts = held(&self.counts);
+            if let Some(before) = inner.counted.replace(now) {
+                counts.remove(before);
+            }
+            counts.add(now);
+        }
+    }
+
+    /// Counts services in maintenance as such. Nothing to do while the windows in force are the same.
+    pub(super) fn follow_windows(&self, in_force: &Arc<InForce>) {
+        let here = Arc::as_ptr(in_force) as usize;
+        if self.followed.swap(here, Ordering::AcqRel) != here {
+            self.follow_anew(in_force);
+        }
+    }
+
+    /// Looks at every service anew: the windows, or the services, have changed.
+    pub(super) fn follow_anew(&self, in_force: &InForce) {
+        let mut changed = false;
+        for watched in &self.roster().watched {
+            let service = watched.service();
+            let covered = !in_force.windows.is_empty() && in_force.covers(&service).is_some();
+            let mut inner = watched.lock();
+            if inner.in_maintenance != covered {
+                inner.in_maintenance = covered;
+                self.count(&mut inner, service.active);
+                changed = true;
+            }
+        }
+        if changed {
+            self.touch(true);
+        }
     }
 
     fn touch(&self, status: bool) {
@@ -317,11 +417,11 @@ impl Live {
     }
 
     /// Puts a service's new state in place, with the check that made it.
-    pub(super) fn apply(&self, watched: &Watched, state: ServiceState, check: Option<Check>) {
+    pub(super) fn apply(&self, watched: &Watched, state: ServiceState, taken: Option<Taken>) {
         if watched.is_retired() {
             return;
         }
-        let hold = watched.service().hold();
+        let service = watched.service();
         let mut inner = watched.lock();
         let (from, to) = (inner.state.status, state.status);
         match (&inner.state.outage, &state.outage) {
@@ -333,17 +433,15 @@ impl Live {
             _ => {}
         }
         inner.state = state;
-        if let Some(check) = check {
+        if let Some(Taken { check, windows }) = taken {
             inner.tally.count(Some(check.status), check.reason, check.response_us);
-            held(&self.window).record(check.at_ms, check.status == Status::Healthy, check.response_us);
-            inner.history.record(check, hold);
+            if !check.maintenance {
+                held(&self.window).record(check.at_ms, check.status == Status::Healthy, check.response_us);
+            }
+            inner.history.record(check, service.hold(), &windows);
         }
-        // Under the service's lock, so that a count never misses or doubles a change.
-        if let Some(counted) = inner.counted.filter(|counted| *counted != to) {
-            let mut counts = held(&self.counts);
-            counts.remove(counted);
-            counts.add(to);
-            inner.counted = Some(to);
+        if inner.counted.is_some() {
+            self.count(&mut inner, service.active);
         }
         drop(inner);
         self.touch(from != to);
@@ -354,7 +452,7 @@ impl Live {
         let mut inner = watched.lock();
         inner.state = state;
         inner.tally.amend(check.reason, check.response_us);
-        if let Some(us) = check.response_us {
+        if let Some(us) = check.response_us.filter(|_| !check.maintenance) {
             held(&self.window).late_answer(check.at_ms, us);
         }
         inner.history.amend(check);
@@ -425,7 +523,13 @@ impl Live {
         held(&self.last_incident).clone()
     }
 
+    /// Every service by its own status.
     pub fn counts(&self) -> StatusCounts {
+        held(&self.counts).all
+    }
+
+    /// Counts over the fleet: all, those in the overall words, those in maintenance.
+    pub fn fleet(&self) -> Fleet {
         *held(&self.counts)
     }
 
@@ -439,13 +543,18 @@ impl Live {
             return view.clone();
         }
         let roster = self.roster();
-        let statuses: Vec<(ServiceName, Status)> = roster
-            .critical
-            .iter()
-            .map(|watched| (watched.service().name.clone(), watched.lock().state.status))
-            .collect();
-        let issues = statuses.iter().filter(|(_, status)| *status != Status::Healthy).count();
-        let view = Arc::new(CriticalView { word: critical_word(issues, statuses.len()), issues, statuses });
+        let (mut issues, mut judged) = (0, 0);
+        let mut statuses = Vec::with_capacity(roster.critical.len());
+        for watched in &roster.critical {
+            let inner = watched.lock();
+            // In maintenance it keeps its own status, and is no issue.
+            if !inner.in_maintenance {
+                judged += 1;
+                issues += usize::from(inner.state.status != Status::Healthy);
+            }
+            statuses.push((watched.service().name.clone(), inner.state.status));
+        }
+        let view = Arc::new(CriticalView { word: critical_word(issues, judged), issues, statuses });
         *cached = Some((generation, view.clone()));
         view
     }
@@ -468,6 +577,11 @@ impl Live {
     /// Counts and response times of the last day over all services, and checks in the last minute.
     pub fn day(&self, now: DateTime<Utc>) -> (Counts, Pool, u64) {
         held(&self.window).day(now)
+    }
+
+    /// The minutes of the fleet that are over, each once.
+    pub(super) fn take_minutes(&self, now: DateTime<Utc>) -> Vec<crate::domain::rollup::Rollup> {
+        held(&self.window).take_minutes(now.timestamp_millis())
     }
 
     pub(super) fn absorb(&self, history: &History) {

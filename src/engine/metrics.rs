@@ -76,7 +76,9 @@ pub fn availability(inner: &Inner, now: DateTime<Utc>) -> Availability {
     let parts = inner.history.parts(now);
     let window_ms = i64::try_from(WINDOW.as_millis()).unwrap_or(i64::MAX);
     let OutageNumbers { downtime_minutes, mtbf_minutes, mttr_minutes } =
-        outage_numbers(inner.history.outages(), parts.up, now.timestamp_millis(), window_ms);
+        outage_numbers(inner.history.outages(), parts.up, now.timestamp_millis(), window_ms, |from, to| {
+            inner.history.maintenance_ms(from, to)
+        });
     Availability {
         uptime: round2(parts.uptime_percent().unwrap_or(0.0)),
         downtime_minutes: round2(downtime_minutes),

@@ -305,7 +305,8 @@ impl Outbox {
                 drop(rows);
                 engine.counters.notification(channel, "delivered", 1);
                 engine.counters.notification(channel, "merged", pick.closes.len() as u64 - 1);
-                engine.delivered(&pick.alert_id, pick.closes);
+                let Message { notification, attempt, .. } = &pick.message;
+                engine.delivered(notification.delivered(now, *attempt, lane.channel.recipients()), pick.closes);
             }
             Err(DeliveryError::Away { detail, retry_after, unreachable }) => {
                 engine.counters.notification(channel, "retried", 1);

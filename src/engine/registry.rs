@@ -12,8 +12,9 @@ use super::Engine;
 use super::commit::Transition;
 use super::live::{Roster, Watched};
 use crate::domain::outage::Outage;
+use crate::domain::probe::{Connection, Probe};
 use crate::domain::registry::Registry;
-use crate::domain::service::{Connection, Probe, ServiceName};
+use crate::domain::service::ServiceName;
 use crate::domain::state::ServiceState;
 use crate::domain::window::History;
 
@@ -48,11 +49,13 @@ impl ReloadLog {
 }
 
 impl Engine {
-    /// Puts `registry` in force. `restored` supplies what is known of services that are new to this process.
+    /// Puts `registry` in force. `restored` supplies what is known of services that are new to this process; of those
+    /// `erased` nothing is kept.
     pub async fn watch(
         self: &Arc<Self>,
         registry: Registry,
         mut restored: impl FnMut(&ServiceName) -> Option<(ServiceState, History)>,
+        erased: &[ServiceName],
     ) -> RosterChange {
         let before = self.live.roster();
         let mut change = RosterChange::default();
@@ -86,7 +89,7 @@ impl Engine {
             watched_now.push(watched.clone());
             let old = watched.service();
             // Being named on the critical path, or depended on, is the registry's and needs no change here.
-            if old.fingerprint == service.fingerprint {
+            if Arc::ptr_eq(&old, service) || old.fingerprint == service.fingerprint {
                 continue;
             }
             turns.push(watched.seize().await);
@@ -96,7 +99,7 @@ impl Engine {
             if !service.active {
                 transition.outages.extend(ended(&state, now, "Service deactivated"));
                 transition.states.push((watched.clone(), state.at_rest(), None));
-            } else if old.url != service.url {
+            } else if old.url != service.url || old.protocol != service.protocol {
                 transition.states.push((watched.clone(), state.forget_verdict(), None));
             }
             if old.interval != service.interval || old.active != service.active {
@@ -109,9 +112,12 @@ impl Engine {
         for watched in &gone {
             turns.push(watched.seize().await);
             watched.retire();
+            self.scheduler.remove(watched);
         }
+        let in_force = self.windows.at(now);
         self.share_pool(&watched_now);
         self.live.replace_roster(Roster::new(Arc::new(registry), watched_now, &self.config.detection));
+        self.live.follow_anew(&in_force);
         // On the schedule before anything is waited for: a reload that is cut short must leave nobody unwatched.
         for watched in to_schedule.iter().filter(|watched| watched.service().active) {
             self.scheduler.add(watched);
@@ -123,12 +129,16 @@ impl Engine {
             let mut judge = self.judge();
             for watched in &gone {
                 let name = watched.service().name.clone();
-                transition.outages.extend(ended(&watched.lock().state, now, "Service removed"));
+                if erased.contains(&name) {
+                    transition.beside.erased.push(name.clone());
+                } else {
+                    transition.outages.extend(ended(&watched.lock().state, now, "Service removed"));
+                }
                 transition.beside.removed.push(name.clone());
                 self.mirror.forget(name.clone());
                 change.removed.push(name);
             }
-            let decided = self.decided(judge.after_change(self.bench(&roster.registry, now)), now);
+            let decided = self.decided(judge.after_change(self.bench(&roster.registry, &in_force, now), erased), now);
             transition.alerts.extend(decided.alerts);
             transition.owed.extend(decided.owed);
             transition.withdrawn.extend(decided.withdrawn);
@@ -153,8 +163,8 @@ impl Engine {
     fn share_pool(&self, watched: &[Arc<Watched>]) {
         let mut left = self.config.pooled_connections;
         for watched in watched {
-            let Probe::Http(probe) = &watched.service().probe;
-            let pooled = probe.connection == Connection::Reuse && left > 0;
+            let wants = matches!(&watched.service().probe, Probe::Http(probe) if probe.connection == Connection::Reuse);
+            let pooled = wants && left > 0;
             watched.pooled.store(pooled, Ordering::Relaxed);
             left -= usize::from(pooled);
         }
@@ -163,8 +173,7 @@ impl Engine {
 
 /// The open outage of `state`, ended now.
 fn ended(state: &ServiceState, now: DateTime<Utc>, notes: &str) -> Option<Outage> {
-    let outage = state.outage.clone()?;
-    Some(Outage { ended: Some(now), resolution_notes: Some(notes.to_owned()), ..outage })
+    Some(state.outage.as_ref()?.closed(now, notes, None, 0))
 }
 
 fn empty_history(name: &ServiceName, now: DateTime<Utc>) -> Option<(ServiceName, String, i64)> {

@@ -12,8 +12,9 @@ use super::commit::Transition;
 use super::{Engine, RosterChange};
 use crate::domain::alert::Told;
 use crate::domain::check::{Check, name_hash};
+use crate::domain::definitions::Listed;
 use crate::domain::judge::Judge;
-use crate::domain::registry::Registry;
+use crate::domain::registry::{Registry, RegistryError};
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::{History, WINDOW};
@@ -25,19 +26,36 @@ const RECALL_DEADLINE: Duration = Duration::from_millis(700);
 /// Services asked for in one pipeline: our choice.
 const RECALLED_TOGETHER: usize = 100;
 
+/// Why a start does not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operator's definitions contradict each other.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
 impl Engine {
-    /// Restores everything and starts watching `registry`.
+    /// Restores everything and starts watching what is `listed` and registered.
     ///
     /// # Errors
-    /// The records cannot be read.
-    pub async fn restore(self: &Arc<Self>, registry: Registry) -> Result<RosterChange, StoreError> {
+    /// The records cannot be read, or the definitions contradict each other.
+    pub async fn restore(self: &Arc<Self>, listed: Listed) -> Result<RosterChange, RestoreError> {
         let now = self.clock.now();
         let recent = self.config.alert.cooldown.max(self.config.alert.error_rate_window);
         let mut stored = self.records.restore(Since { alerts: now - recent, outages: now - WINDOW }).await?;
+        self.restore_windows(std::mem::take(&mut stored.windows));
+        let windows = listed.windows.clone();
+        let registry = self.define(listed, std::mem::take(&mut stored.registrations)).await?;
         let mut known: HashMap<ServiceName, (ServiceState, History)> = HashMap::new();
         for service in registry.services() {
             let state = stored.states.remove(&service.name).unwrap_or_default();
-            let history = stored.histories.get(&service.name).map(|(history, _)| history.clone()).unwrap_or_default();
+            let history = stored.histories.get(&service.name).map(|(history, _)| history.clone());
+            let mut history: History = history.unwrap_or_default();
+            if let Some(kept_ms) = stored.run_marks.get(&name_hash(&service.name)) {
+                history.kept_until(*kept_ms);
+            }
             known.insert(service.name.clone(), (state, history));
         }
         self.replay(&registry, &mut known, &stored).await?;
@@ -47,7 +65,9 @@ impl Engine {
             self.live.absorb(history);
         }
         self.resume(&registry, &known, stored);
-        Ok(self.watch(registry, |name| known.remove(name)).await)
+        let change = self.watch(registry, |name| known.remove(name), &[]).await;
+        self.list_windows(windows);
+        Ok(change)
     }
 
     /// Adds the checks of the log that a saved history does not hold.
@@ -107,7 +127,7 @@ impl Engine {
                     if state.last_check.is_none() && remembered.state.last_check.is_some() {
                         *state = remembered.state;
                         for check in remembered.checks {
-                            history.record(check, service.hold());
+                            history.record(check, service.hold(), &[]);
                         }
                     }
                 }
@@ -144,11 +164,13 @@ impl Engine {
                 judge.recall(service, state);
             }
         }
+        let in_force = self.windows.at(now);
         let mut transition = Transition::default();
         for alert in &gone {
             // Its service was taken out of the file while nobody was looking.
             if let Some(name) = alert.component.service() {
-                let decided = self.decided(judge.forget(self.bench(registry, now), name), now);
+                let bench = self.bench(registry, &in_force, now);
+                let decided = self.decided(judge.forget(bench, name), now);
                 transition.alerts.extend(decided.alerts);
                 transition.owed.extend(decided.owed);
             }
@@ -195,5 +217,6 @@ fn replay_one(service: &Service, state: &mut ServiceState, history: &mut History
             streak.count += 1;
         }
     }
-    history.record(check, service.hold());
+    // Windows are not looked up again: what was in maintenance says so itself.
+    history.record(check, service.hold(), &[]);
 }

@@ -52,6 +52,18 @@ impl Wheel {
         }
     }
 
+    /// Forgets the entries of `watched` in the slot that `due_ms` comes up in.
+    fn remove(&mut self, due_ms: u64, watched: &Arc<Watched>) {
+        let slot = due_ms.div_ceil(SLOT_MS);
+        let is_it = |entry: &Entry| entry.watched.as_ptr() == Arc::as_ptr(watched);
+        // An entry that was due when it was put in stands in the slot after the one looked at then.
+        for slot in [slot, slot + 1] {
+            if let Some(entries) = self.slots.get_mut((slot % SLOTS as u64) as usize) {
+                entries.retain(|entry| !is_it(entry));
+            }
+        }
+    }
+
     /// Everything due by `now_ms`, earliest slot first.
     fn pop_due(&mut self, now_ms: u64) -> Vec<Entry> {
         let last = now_ms / SLOT_MS;
@@ -104,8 +116,22 @@ impl Scheduler {
     pub fn add(&self, watched: &Arc<Watched>) {
         let cadence = Cadence::new(watched.hash, watched.service().interval);
         let due_ms = cadence.first_at_or_after(self.now_ms());
+        self.remove(watched);
         let generation = watched.scheduled.fetch_add(1, Ordering::AcqRel) + 1;
+        watched.due_ms.store(due_ms, Ordering::Release);
         self.wheel().insert(Entry { due_ms, watched: Arc::downgrade(watched), cadence, generation });
+    }
+
+    /// Takes a service off the wheel.
+    pub fn remove(&self, watched: &Arc<Watched>) {
+        if watched.scheduled.fetch_add(1, Ordering::AcqRel) > 0 {
+            self.wheel().remove(watched.due_ms.load(Ordering::Acquire), watched);
+        }
+    }
+
+    /// Entries on the wheel.
+    pub fn len(&self) -> usize {
+        self.wheel().slots.iter().map(Vec::len).sum()
     }
 
     /// Starts what is due, every slot, until `stop`.
@@ -138,6 +164,7 @@ impl Scheduler {
                 engine.counters.skip(SkipCause::Overload, missed);
             }
             let planned = self.at(entry.due_ms);
+            watched.due_ms.store(next_ms, Ordering::Release);
             self.wheel().insert(Entry { due_ms: next_ms, ..entry });
             engine.start_check(watched, Kind::Scheduled, Some(planned));
         }

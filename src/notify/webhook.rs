@@ -54,6 +54,11 @@ pub enum WebhookError {
 }
 
 impl Webhook {
+    /// Scheme, host and port: paths of webhooks often hold a token.
+    pub fn origin(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
     /// Whether a webhook can be made of `config`.
     ///
     /// # Errors

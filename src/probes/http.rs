@@ -4,9 +4,10 @@
 //! is closed, not drained. Redirects are followed by hand, so that each hop is judged by the egress rule and carries
 //! the configured headers only within its origin.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
+use super::dial::SECOND_ATTEMPT_AFTER;
 use super::trace::{ATTEMPT, GuardedResolver, HandshakeMark, Marking, Marks, TRACE, Trace, is_local};
 use super::{ClientsError, Progress, Step};
 use crate::domain::egress::{EgressPolicy, Trust};
-use crate::domain::observation::{Content, Facts, Observation, Phases, ProbeFailure, Reason, Reply};
-use crate::domain::service::{Connection, HttpProbe, Method};
+use crate::domain::observation::{Facts, Finding, Observation, Phases, ProbeFailure, Reason, Reply};
+use crate::domain::probe::{Connection, HttpProbe, Method, TlsOptions};
 
 /// Body that is read, after decoding: CONTRACT.md 6.2.
 pub const BODY_BYTES: usize = 64 * 1024;
@@ -34,26 +36,52 @@ const HEAD_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 100;
 /// CONTRACT.md 5.1, `follow_redirects`.
 const HOPS: usize = 10;
-/// A connection not established by then is attempted a second time beside the first: CONTRACT.md 6.2.
-const SECOND_ATTEMPT_AFTER: Duration = Duration::from_millis(300);
 /// Idle connections older than this are closed: our choice. One and a half default intervals, so that a service
 /// checked every 30 s keeps its connection, and an address that has moved is noticed soon after.
 const IDLE_LIMIT: Duration = Duration::from_secs(45);
 
-/// One client that pools connections, one that never does.
+/// One client that pools connections, one that never does; and the same again for services that speak TLS otherwise.
 #[derive(Debug, Clone)]
 pub struct HttpClients {
+    usual: Pair,
+    special: Arc<Mutex<HashMap<TlsOptions, Pair>>>,
+    egress: Arc<EgressPolicy>,
+    resolver: Arc<GuardedResolver>,
+}
+
+#[derive(Debug, Clone)]
+struct Pair {
     reuse: Client,
     fresh: Client,
-    egress: Arc<EgressPolicy>,
 }
 
 impl HttpClients {
-    pub(super) fn new(egress: EgressPolicy) -> Result<Self, ClientsError> {
-        let egress = Arc::new(egress);
-        let resolver = Arc::new(GuardedResolver::new(egress.clone())?);
+    pub(super) fn new(egress: Arc<EgressPolicy>, resolver: Arc<GuardedResolver>) -> Result<Self, ClientsError> {
+        let usual = Pair::new(&resolver, &tls())?;
+        Ok(Self { usual, special: Arc::default(), egress, resolver })
+    }
+
+    /// The clients for a probe. Those of the same TLS options share one pair.
+    async fn of(&self, probe: &HttpProbe) -> Result<Pair, ProbeFailure> {
+        let Some(options) = &probe.tls else { return Ok(self.usual.clone()) };
+        let known = || self.special.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is judged by the dates alone makes no other connection.
+        let key = TlsOptions { warning_days: 0, critical_days: 0, ..(**options).clone() };
+        if let Some(pair) = known().get(&key) {
+            return Ok(pair.clone());
+        }
+        let config = super::tls::http_config(&key, Arc::new(HandshakeMark)).await?;
+        let local = |error: ClientsError| ProbeFailure::new(Reason::LocalResource, error.to_string());
+        let pair = Pair::new(&self.resolver, &config).map_err(local)?;
+        Ok(known().entry(key).or_insert(pair).clone())
+    }
+}
+
+impl Pair {
+    fn new(resolver: &Arc<GuardedResolver>, tls: &ClientConfig) -> Result<Self, ClientsError> {
         let client = |idle_per_host: usize| {
             Client::builder()
+                .tls_info(true)
                 .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
@@ -64,11 +92,11 @@ impl HttpClients {
                 .pool_max_idle_per_host(idle_per_host)
                 .pool_idle_timeout(IDLE_LIMIT)
                 .dns_resolver(resolver.clone())
-                .tls_backend_preconfigured(tls())
+                .tls_backend_preconfigured(tls.clone())
                 .connector_layer(Marking)
                 .build()
         };
-        Ok(Self { reuse: client(1)?, fresh: client(0)?, egress })
+        Ok(Self { reuse: client(1)?, fresh: client(0)? })
     }
 }
 
@@ -93,17 +121,22 @@ pub(super) async fn send(
     deadline: Instant,
     progress: &Arc<Progress>,
 ) -> Observation {
+    let pair = match timeout_at(deadline, clients.of(probe)).await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(failure)) => return Observation { reply: Err(failure), phases: Phases::default() },
+        Err(_) => return Observation::failed(Reason::Timeout, "no answer in time"),
+    };
     let mut hop = Hop { url: probe.url.clone(), method: probe.method, with_body: true, trust: probe.trust, number: 0 };
     let mut phases = Phases::default();
     loop {
         let fresh = fresh || probe.connection == Connection::Fresh || hop.trust != probe.trust;
-        let answer = attempt(clients, probe, &hop, fresh, deadline, progress).await;
+        let answer = attempt(&clients.egress, &pair, probe, &hop, fresh, deadline, progress).await;
         add(&mut phases, answer.phases);
         let response = match answer.result {
             Ok(response) => response,
             Err(Refusal::HeadOverLimit) => {
-                let reply = Reply { content: Content::HeadOverLimit, ..Reply::default() };
-                return Observation { reply: Ok(reply), phases };
+                let finding = Finding::degraded(Reason::BodyLimit, "Response head over 64 KiB or 100 headers");
+                return Observation { reply: Ok(Reply::with(finding)), phases };
             }
             Err(Refusal::Failed(failure)) => {
                 // A response time belongs to an answer.
@@ -118,7 +151,11 @@ pub(super) async fn send(
             continue;
         }
         progress.set(Step::Answered);
-        return Observation { reply: read(response, probe, deadline).await, phases };
+        let mut reply = read(response, probe, deadline).await;
+        if let Ok(reply) = &mut reply {
+            reply.redirected = hop.number > 0;
+        }
+        return Observation { reply, phases };
     }
 }
 
@@ -185,19 +222,20 @@ enum Refusal {
 /// Sends one hop: on a pooled connection unless `fresh`, and once more on a fresh one when the pooled one turns out to
 /// be dead before the first byte.
 async fn attempt(
-    clients: &HttpClients,
+    egress: &EgressPolicy,
+    pair: &Pair,
     probe: &HttpProbe,
     hop: &Hop,
     fresh: bool,
     deadline: Instant,
     progress: &Arc<Progress>,
 ) -> Answer {
-    if let Some(denied) = denied_before_lookup(&clients.egress, hop) {
+    if let Some(denied) = denied_before_lookup(egress, hop) {
         return Answer { result: Err(Refusal::Failed(egress_denied(&denied, hop))), phases: Phases::default() };
     }
     let mut fresh = fresh;
     loop {
-        let client = if fresh { &clients.fresh } else { &clients.reuse };
+        let client = if fresh { &pair.fresh } else { &pair.reuse };
         let port = hop.url.port_or_known_default().unwrap_or(0);
         let trace = Trace::new(hop.trust, port, progress.clone());
         let started = Instant::now();
@@ -364,9 +402,23 @@ fn deepest(error: &reqwest::Error) -> String {
     text
 }
 
-/// Reads what is looked at of the body: at most [`BODY_BYTES`] after decoding, by the deadline.
+/// Reads what is looked at of the answer: its headers, and at most [`BODY_BYTES`] of its body after decoding.
 async fn read(mut response: Response, probe: &HttpProbe, deadline: Instant) -> Result<Reply, ProbeFailure> {
-    let code = response.status().as_u16();
+    let assertions = &probe.assertions;
+    let mut reply = Reply { code: response.status().as_u16(), ..Reply::default() };
+    if let (Some(options), Some(tls)) = (&probe.tls, response.extensions().get::<reqwest::tls::TlsInfo>())
+        && let Some(der) = tls.peer_certificate()
+    {
+        let seen = super::tls::look_at(der, super::tls::now(), options);
+        reply.certificate_expires = seen.expires;
+        reply.findings.extend(seen.finding);
+    }
+    let miss = |reason: Reason, text: String| {
+        if assertions.unhealthy { Finding::unhealthy(reason, text) } else { Finding::degraded(reason, text) }
+    };
+    let headers = response.headers().clone();
+    let header_miss =
+        assertions.header_miss(|name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect());
     let mut body = Vec::new();
     let mut truncated = false;
     let reading = async {
@@ -383,21 +435,46 @@ async fn read(mut response: Response, probe: &HttpProbe, deadline: Instant) -> R
     let whole = timeout_at(deadline, reading).await;
     // Dropping an answer that was not read to its end closes its connection.
     drop(response);
-    let Some(pattern) = &probe.pattern else {
-        let facts = if matches!(whole, Ok(Ok(()))) && !truncated { facts(&body) } else { Facts::default() };
-        return Ok(Reply { code, content: Content::AsExpected, facts });
-    };
-    let found = pattern.is_match(&String::from_utf8_lossy(&body));
-    let content = match whole {
-        _ if found => Content::AsExpected,
-        Err(_) => {
-            return Err(ProbeFailure::new(Reason::Timeout, "the body did not end in time"));
+    let complete = matches!(whole, Ok(Ok(()))) && !truncated;
+    if complete || assertions.need_body() {
+        reply.facts = facts(&body);
+    }
+    reply.details = details(&body, reply.code, truncated);
+    reply.findings.extend(header_miss.map(|text| miss(Reason::Assertion, text)));
+    if !assertions.need_body() {
+        return Ok(reply);
+    }
+    match (assertions.body_miss(&body), whole) {
+        (None, _) => {}
+        (Some(_), Err(_)) => return Err(ProbeFailure::new(Reason::Timeout, "the body did not end in time")),
+        (Some(_), Ok(Err(error))) => return Err(ProbeFailure::new(Reason::Protocol, deepest(&error))),
+        (Some(text), Ok(Ok(()))) if truncated => {
+            reply.findings.push(miss(Reason::BodyLimit, format!("{text} in the first 64 KiB")));
         }
-        Ok(Err(error)) => return Err(ProbeFailure::new(Reason::Protocol, deepest(&error))),
-        Ok(Ok(())) if truncated => Content::BeyondLimit,
-        Ok(Ok(())) => Content::PatternMissing,
+        (Some(text), Ok(Ok(()))) => reply.findings.push(miss(Reason::Assertion, text)),
+    }
+    Ok(reply)
+}
+
+/// Largest JSON object that is shown whole: CONTRACT.md 6.2.
+const DETAILS_BYTES: usize = 1024;
+
+/// The body for people: a small JSON object as it is, else its first characters; the code where the body has none.
+fn details(body: &[u8], code: u16, truncated: bool) -> Option<Box<str>> {
+    let parsed = if body.len() <= DETAILS_BYTES { serde_json::from_slice::<Value>(body).ok() } else { None };
+    let mut fields = match parsed {
+        Some(Value::Object(fields)) => fields,
+        _ => {
+            let start = &body[..body.len().min(DETAILS_BYTES)];
+            let raw = crate::domain::observation::clean(&String::from_utf8_lossy(start));
+            serde_json::Map::from_iter([("raw".to_owned(), Value::from(raw))])
+        }
     };
-    Ok(Reply { code, content, facts: facts(&body) })
+    fields.entry("status_code").or_insert_with(|| Value::from(code));
+    if truncated {
+        fields.insert("truncated".to_owned(), Value::Bool(true));
+    }
+    serde_json::to_string(&fields).ok().map(String::into_boxed_str)
 }
 
 /// The fields of a health body that are facts (CONTRACT.md 6.2); all else is ignored.

@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 
 use super::{Progress, Step};
 use crate::domain::egress::{EgressPolicy, Trust};
-use crate::domain::observation::Phases;
+use crate::domain::observation::{Phases, ProbeFailure, Reason};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -190,6 +190,22 @@ pub(super) fn is_local(os_error: i32) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL]
         .iter()
         .any(|errno| errno.raw_os_error() == os_error)
+}
+
+impl GuardedResolver {
+    /// Every address of `host`, judged by nobody yet.
+    ///
+    /// # Errors
+    /// `dns`, or `local_resource` when our own sockets are used up.
+    pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ProbeFailure> {
+        match self.resolver.lookup_ip(host).await {
+            Ok(found) => Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect()),
+            Err(NetError::Io(cause)) if cause.raw_os_error().is_some_and(is_local) => {
+                Err(ProbeFailure::new(Reason::LocalResource, cause.to_string()))
+            }
+            Err(error) => Err(ProbeFailure::new(Reason::Dns, error.to_string())),
+        }
+    }
 }
 
 impl Resolve for GuardedResolver {

@@ -14,10 +14,13 @@ use uuid::Uuid;
 
 use super::{RecordsAddress, StoreError};
 use crate::domain::alert::{Alert, Component};
-use crate::domain::check::{Check, CheckBatch};
+use crate::domain::check::{Check, CheckBatch, CheckRun, name_hash};
 use crate::domain::event::Event;
-use crate::domain::notification::Notification;
-use crate::domain::outage::Outage;
+use crate::domain::maintenance::MaintenanceWindow;
+use crate::domain::notification::{Delivery, Notification};
+use crate::domain::outage::{Outage, OutageSeverity};
+use crate::domain::registration::Registration;
+use crate::domain::rollup::Rollup;
 use crate::domain::service::ServiceName;
 use crate::domain::state::ServiceState;
 use crate::domain::window::History;
@@ -38,11 +41,31 @@ pub struct Batch {
     pub events: Vec<Event>,
     pub checks: Vec<CheckBatch>,
     pub removed: Vec<ServiceName>,
+    pub registrations: BTreeMap<ServiceName, Registration>,
+    /// Registrations that are taken back.
+    pub unregistered: Vec<ServiceName>,
+    /// Services whose history and outages go.
+    pub erased: Vec<ServiceName>,
+    /// A window, and whether it is kept for the sake of the past only.
+    pub windows: BTreeMap<Uuid, (MaintenanceWindow, bool)>,
+    pub windows_removed: Vec<Uuid>,
+    pub runs: Vec<CheckRun>,
+    pub deliveries: Vec<Delivery>,
+    /// Roll-ups of the fleet by minute.
+    pub minutes: Vec<Rollup>,
 }
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
+            && self.registrations.is_empty()
+            && self.unregistered.is_empty()
+            && self.erased.is_empty()
+            && self.windows.is_empty()
+            && self.windows_removed.is_empty()
+            && self.runs.is_empty()
+            && self.deliveries.is_empty()
+            && self.minutes.is_empty()
             && self.histories.is_empty()
             && self.outages.is_empty()
             && self.alerts.is_empty()
@@ -56,6 +79,23 @@ impl Batch {
 
     /// Adds what came later: newer values of the same thing replace older ones.
     pub fn absorb(&mut self, later: Self) {
+        for name in &later.erased {
+            self.outages.retain(|_, outage| outage.service != *name);
+            let service = name_hash(name);
+            self.runs.retain(|run| run.service != service);
+        }
+        for name in &later.unregistered {
+            self.registrations.remove(name);
+        }
+        self.unregistered.retain(|name| !later.registrations.contains_key(name));
+        self.registrations.extend(later.registrations);
+        self.unregistered.extend(later.unregistered);
+        self.erased.extend(later.erased);
+        self.windows.extend(later.windows);
+        self.windows_removed.extend(later.windows_removed);
+        self.runs.extend(later.runs);
+        self.deliveries.extend(later.deliveries);
+        self.minutes.extend(later.minutes);
         for name in &later.removed {
             self.states.remove(name);
             self.histories.retain(|(of, _, _)| of != name);
@@ -101,6 +141,47 @@ pub struct Restored {
     pub events: Vec<Event>,
     /// Place of the newest batch in the check log.
     pub log_mark: i64,
+    pub registrations: Vec<Registration>,
+    /// Every window, and whether it is kept for the sake of the past only.
+    pub windows: Vec<(MaintenanceWindow, bool)>,
+    /// By the hash of a service's name: up to where its checks are in the check history.
+    pub run_marks: HashMap<u64, i64>,
+}
+
+/// Which outages are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct OutageFilter {
+    pub service: Option<ServiceName>,
+    pub severity: Option<OutageSeverity>,
+    /// Both bound the start.
+    pub from: Option<DateTime<Utc>>,
+    pub to: Option<DateTime<Utc>>,
+    /// Open ones, closed ones, or both.
+    pub open: Option<bool>,
+}
+
+/// A page of outages, newest first, and how many there are in all.
+#[derive(Debug, Default)]
+pub struct OutagePage {
+    pub outages: Vec<Outage>,
+    pub total: u64,
+}
+
+/// How many outages of a severity there are, how many are open, and the sum of the closed ones' lengths.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OutageSums {
+    pub total: u64,
+    pub open: u64,
+    pub closed_ms: i64,
+}
+
+/// One stored run of checks.
+#[derive(Debug, Clone)]
+pub struct StoredRun {
+    pub from_ms: i64,
+    pub to_ms: i64,
+    pub count: usize,
+    pub blob: Vec<u8>,
 }
 
 /// How far back a restore reaches.
@@ -122,6 +203,10 @@ pub struct LogPage {
 /// What old data is given up at a clean-up.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
+    /// Now: partitions are made ahead of it.
+    pub now: DateTime<Utc>,
+    /// The log is read at a start only, and the check history has its checks.
+    pub log_before: DateTime<Utc>,
     pub checks_before: DateTime<Utc>,
     pub outages_before: Option<DateTime<Utc>>,
 }
@@ -194,6 +279,73 @@ impl Records {
         match self {
             Self::Sqlite(records) => records.check_log(since_ms, after).await,
             Self::Postgres(records) => records.check_log(since_ms, after).await,
+        }
+    }
+
+    /// A page of the outages that match, newest first.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn outages(&self, filter: OutageFilter, skip: usize, limit: usize) -> Result<OutagePage, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.outages(filter, skip, limit).await,
+            Self::Postgres(records) => records.outages(filter, skip, limit).await,
+        }
+    }
+
+    /// Sums over the outages that match, by severity.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn outage_sums(&self, filter: OutageFilter) -> Result<BTreeMap<String, OutageSums>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.outage_sums(filter).await,
+            Self::Postgres(records) => records.outage_sums(filter).await,
+        }
+    }
+
+    /// One outage.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn outage(&self, id: Uuid) -> Result<Option<Outage>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.outage(id).await,
+            Self::Postgres(records) => records.outage(id).await,
+        }
+    }
+
+    /// What receivers have taken about some outages, oldest first.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn deliveries(&self, outages: Vec<Uuid>) -> Result<Vec<Delivery>, StoreError> {
+        let ids = outages.iter().map(Uuid::to_string).collect();
+        match self {
+            Self::Sqlite(records) => records.deliveries(ids).await,
+            Self::Postgres(records) => records.deliveries(ids).await,
+        }
+    }
+
+    /// The runs of one service (by the hash of its name) that touch a range of time, newest first.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<StoredRun>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.runs(service, from_ms, to_ms).await,
+            Self::Postgres(records) => records.runs(service, from_ms, to_ms).await,
+        }
+    }
+
+    /// The fleet's minutes from one instant up to another, oldest first; the newest `limit` of them.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn minutes(&self, from_ms: i64, to_ms: i64, limit: usize) -> Result<Vec<Rollup>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.minutes(from_ms, to_ms, limit).await,
+            Self::Postgres(records) => records.minutes(from_ms, to_ms, limit).await,
         }
     }
 

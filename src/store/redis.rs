@@ -543,6 +543,8 @@ fn remembered_check(entry: &str) -> Option<Check> {
         response_us: answered.then(|| u32::try_from(entry.response_time.saturating_mul(1000)).unwrap_or(u32::MAX)),
         streak: i32::try_from(streak).unwrap_or(0),
         error: entry.error_message.map(Arc::from),
+        maintenance: false,
+        redirected: false,
     })
 }
 
@@ -579,6 +581,8 @@ mod tests {
             response_us: Some(12_000),
             streak: -4,
             error: Some("Service unavailable (HTTP 500)".into()),
+            maintenance: false,
+            redirected: false,
         };
         assert_eq!(remembered_check(&history_entry(&check)), Some(check));
         assert_eq!(remembered_check("{\"status\":\"up\"}"), None);

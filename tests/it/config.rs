@@ -4,6 +4,8 @@ use std::path::Path;
 
 use as_infrastructure_service::config::{Settings, Sources};
 
+use as_infrastructure_service::domain::registry::Registry;
+
 use crate::support::{command, free_port, load, variables};
 
 /// The problems of `more` on top of a good environment.
@@ -118,8 +120,21 @@ fn files_go_over_the_defaults_and_the_environment_over_files() {
 #[test]
 fn every_default_is_what_the_contract_says_and_stands_in_the_reference() {
     let folder = tempfile::tempdir().unwrap();
-    let (settings, registry) = load(variables(folder.path(), &[])).unwrap();
-    assert_eq!(settings.defaults, as_infrastructure_service::domain::spec::Defaults::default());
+    let (settings, listed) = load(variables(folder.path(), &[])).unwrap();
+    let registry = Registry::new(listed.services, &listed.critical_path).unwrap();
+    let defaults = as_infrastructure_service::domain::spec::Defaults::default();
+    assert_eq!(format!("{:?}", settings.defaults.limits), format!("{:?}", defaults.limits));
+    assert_eq!(
+        (settings.defaults.interval, settings.defaults.critical_interval, settings.defaults.timeout),
+        (defaults.interval, defaults.critical_interval, defaults.timeout)
+    );
+    assert_eq!((settings.defaults.retries, settings.defaults.min_interval), (defaults.retries, defaults.min_interval));
+    let (own, reference) = (&settings.defaults.registered, &defaults.registered);
+    assert_eq!(
+        (own.interval, own.timeout, own.min_interval),
+        (reference.interval, reference.timeout, reference.min_interval)
+    );
+    assert_eq!(own.filesystem_allow, reference.filesystem_allow);
     assert_eq!((settings.api.port, settings.api.max_body_bytes, settings.api.max_in_flight), (3106, 262_144, 512));
     assert_eq!(settings.engine.detection.promise.as_secs(), 30);
     let names: Vec<&str> = registry.services().iter().map(|service| service.name.as_str()).collect();
@@ -173,7 +188,8 @@ fn a_folder_of_files_is_read_as_one_and_secrets_come_from_the_environment() {
     write("c.txt", "not toml");
     let path = services.display().to_string();
     let more = [("SERVICES_FILE", path.as_str()), ("U", "user"), ("P", "p@ss:word")];
-    let (_, registry) = load(variables(folder.path(), &more)).unwrap();
+    let (_, listed) = load(variables(folder.path(), &more)).unwrap();
+    let registry = Registry::new(listed.services, &listed.critical_path).unwrap();
     let names: Vec<&str> = registry.services().iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["first", "second"]);
     let second = &registry.services()[1];

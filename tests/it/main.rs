@@ -9,6 +9,8 @@ mod binary;
 mod config;
 mod day;
 mod probes;
+mod protocols;
 mod records;
 mod redis;
+mod secured;
 mod support;

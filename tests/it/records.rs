@@ -79,6 +79,10 @@ fn outage(service: &str, started: i64, ended: Option<i64>) -> Outage {
         error_message: "Connection timeout".to_owned(),
         critical: true,
         resolution_notes: None,
+        resolved_by: None,
+        updated: None,
+        maintenance_ms: 0,
+        root_cause: None,
     }
 }
 
@@ -147,6 +151,8 @@ fn check(at_ms: i64) -> Check {
         response_us: Some(1500),
         streak: 3,
         error: None,
+        maintenance: false,
+        redirected: false,
     }
 }
 
@@ -155,7 +161,7 @@ async fn everything_committed_is_restored() {
     for home in homes().await {
         let state = ServiceState { sequence: 9, last_check: Some(from_ms(T0)), ..ServiceState::default() };
         let mut history = History::default();
-        history.record(check(T0), std::time::Duration::from_secs(60));
+        history.record(check(T0), std::time::Duration::from_secs(60), &[]);
         let (open, old) = (outage("auth", T0, None), outage("web", T0 - 90_000_000, Some(T0 - 89_000_000)));
         let batch = Batch {
             states: [(name("Auth"), state.clone())].into(),
@@ -262,7 +268,12 @@ async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
         assert_eq!(all.len(), 1200);
         assert_eq!(all[5], (42, check(T0 + 5000)));
         assert_eq!(read(T0 + 1_000_000).await.len(), 199);
-        let retention = Retention { checks_before: from_ms(T0 + 600_000), outages_before: Some(from_ms(T0)) };
+        let retention = Retention {
+            now: from_ms(T0),
+            log_before: from_ms(T0 + 600_000),
+            checks_before: from_ms(T0),
+            outages_before: Some(from_ms(T0)),
+        };
         while home.records.clean_up(retention).await.unwrap() {}
         assert_eq!(read(0).await.len(), 600);
     }
@@ -280,7 +291,12 @@ async fn closed_outages_and_resolved_alerts_leave_after_their_time_and_open_ones
             ..Batch::default()
         };
         home.records.write(batch).await.unwrap();
-        let retention = Retention { checks_before: from_ms(0), outages_before: Some(from_ms(T0)) };
+        let retention = Retention {
+            now: from_ms(T0),
+            log_before: from_ms(0),
+            checks_before: from_ms(0),
+            outages_before: Some(from_ms(T0)),
+        };
         while home.records.clean_up(retention).await.unwrap() {}
         let restored = home.records.restore(since(0)).await.unwrap();
         assert_eq!(restored.outages.iter().map(|outage| outage.service.to_string()).collect::<Vec<_>>(), ["b"]);

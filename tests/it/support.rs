@@ -11,8 +11,8 @@ use std::time::Duration;
 use as_infrastructure_service::app::{self, App};
 use as_infrastructure_service::clock::Clock;
 use as_infrastructure_service::config::{ConfigError, Settings, Sources, load_services};
+use as_infrastructure_service::domain::definitions::Listed;
 use as_infrastructure_service::domain::observation::{Kind, Observation, Reason};
-use as_infrastructure_service::domain::registry::Registry;
 use as_infrastructure_service::domain::service::ServiceName;
 use as_infrastructure_service::domain::state::Change;
 use as_infrastructure_service::domain::time::from_ms;
@@ -74,7 +74,7 @@ pub fn variables(folder: &Path, more: &[(&str, &str)]) -> BTreeMap<String, Strin
 }
 
 /// Settings and services from variables alone.
-pub fn load(variables: BTreeMap<String, String>) -> Result<(Settings, Registry), ConfigError> {
+pub fn load(variables: BTreeMap<String, String>) -> Result<(Settings, Listed), ConfigError> {
     let sources = Sources { variables, folder: Some("no-such-folder".into()) };
     let settings = Settings::load(&sources)?;
     let registry = load_services(&settings.services, &settings.defaults)?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::domain::classify::classify;
+use crate::domain::maintenance::{MaintenanceWindow, Scope, WindowSource};
 use crate::domain::observation::{Kind, Observation, Reason};
-use crate::domain::policy::OutagePolicy;
+use crate::domain::policy::{FlapPolicy, OutagePolicy};
 use crate::domain::service::tests::service_with;
 use crate::domain::time::from_ms;
 
@@ -14,12 +15,14 @@ const OUTAGE: OutagePolicy = OutagePolicy {
     recovery_threshold: 1,
     verification: true,
     confirm_interval: Duration::from_secs(1),
+    flap: FlapPolicy { window: 20, high_percent: 30, low_percent: 20 },
 };
 
 /// Services, the judge over them, and a clock in seconds.
 struct Court {
     registry: Registry,
     states: HashMap<ServiceName, (ServiceState, Vec<u64>)>,
+    in_force: InForce,
     judge: Judge,
     policy: AlertPolicy,
     second: i64,
@@ -36,6 +39,7 @@ impl Court {
         Self {
             registry: Registry::new(services.collect(), &[]).unwrap(),
             states: HashMap::new(),
+            in_force: InForce::default(),
             judge: Judge::default(),
             policy: AlertPolicy {
                 enabled: true,
@@ -79,12 +83,13 @@ impl Court {
             let now = from_ms(self.second * 1000);
             let (state, latest) = self.states.entry(name.clone()).or_default();
             let from = state.status;
-            *state = state.advance(&service, &verdict, &seen, Kind::Scheduled, now, &OUTAGE).state;
+            let quiet = self.in_force.covers(&service).is_some();
+            *state = state.advance(&service, &verdict, &seen, Kind::Scheduled, now, &OUTAGE, quiet).state;
             if let Some(ms) = seen.response_ms() {
                 latest.insert(0, ms);
             }
             let (state, latest) = (state.clone(), latest.clone());
-            let bench = Bench { registry: &self.registry, policy: &self.policy, now };
+            let bench = Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now };
             let decision = self.judge.after_check(bench, &service, &state, from, &latest);
             self.note(decision);
         }
@@ -93,7 +98,8 @@ impl Court {
     fn wait(&mut self, seconds: i64) {
         self.second += seconds;
         let now = from_ms(self.second * 1000);
-        let decision = self.judge.on_time(Bench { registry: &self.registry, policy: &self.policy, now });
+        let decision =
+            self.judge.on_time(Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now });
         self.note(decision);
     }
 
@@ -114,7 +120,7 @@ impl Court {
         let state = self.states.entry(name).or_default().0.clone();
         let counts = Counts { checks, healthy, ..Counts::default() };
         let now = from_ms(self.second * 1000);
-        let bench = Bench { registry: &self.registry, policy: &self.policy, now };
+        let bench = Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now };
         let decision = self.judge.error_rate(bench, &service, &state, counts);
         self.note(decision);
     }
@@ -358,7 +364,7 @@ fn a_service_taken_out_resolves_its_alerts() {
     court.play("twilio", "huuu");
     court.deliver();
     let now = from_ms(court.second * 1000);
-    let bench = Bench { registry: &court.registry, policy: &court.policy, now };
+    let bench = Bench { registry: &court.registry, policy: &court.policy, windows: &court.in_force, now };
     let decision = court.judge.forget(bench, &ServiceName::new("twilio").unwrap());
     court.note(decision);
     court.expect(&["alert_raised twilio-service-down critical", "alert_resolved twilio-service-down critical"]);
@@ -384,10 +390,88 @@ fn a_dependency_failure_is_never_told_even_while_its_root_has_no_alert_yet() {
         restored.recall(court.registry.find(name).unwrap(), state);
     }
     court.judge = restored;
-    let bench = Bench { registry: &court.registry, policy: &court.policy, now: from_ms(court.second * 1000) };
-    let decision = court.judge.after_change(bench);
+    let bench = Bench {
+        registry: &court.registry,
+        policy: &court.policy,
+        windows: &court.in_force,
+        now: from_ms(court.second * 1000),
+    };
+    let decision = court.judge.after_change(bench, &[]);
     court.note(decision);
     court.wait(1);
     assert_eq!(court.severity("call").map(|(severity, _)| severity), Some("high"));
     court.expect(&[]);
+}
+
+/// A window for all services, from now on.
+fn everyone() -> InForce {
+    let window = MaintenanceWindow {
+        id: uuid::Uuid::nil(),
+        name: None,
+        description: None,
+        created_by: None,
+        start: from_ms(0),
+        end: from_ms(10_000_000_000),
+        scope: Scope { everyone: true, ..Scope::default() },
+        recurrence: None,
+        source: WindowSource::Api,
+        created_at: from_ms(0),
+        updated_at: from_ms(0),
+    };
+    InForce { windows: vec![Arc::new(window)], ..InForce::default() }
+}
+
+#[test]
+fn in_maintenance_nothing_is_raised_told_escalated_or_resolved() {
+    let mut court = Court::of("call, other");
+    court.play("call", "huuu");
+    court.deliver();
+    court.expect(&["alert_raised call-service-down critical"]);
+    court.in_force = everyone();
+    court.play("other", "huuuuu");
+    court.wait(1000);
+    court.play("call", "h");
+    court.error_rate("other", 20, 0);
+    court.expect(&[]);
+    assert_eq!((court.severity("call").is_some(), court.severity("other")), (true, None));
+    // At its end what is over resolves, and what is still down is announced.
+    court.in_force = InForce::default();
+    court.play("call", "h");
+    court.expect(&["alert_resolved call-service-down critical"]);
+    court.play("other", "uuu");
+    court.expect(&["alert_raised other-service-down critical"]);
+}
+
+#[test]
+fn a_flapping_service_is_told_once_at_each_end() {
+    let mut court = Court::of("call");
+    court.play("call", &"h".repeat(14));
+    court.play("call", "uuuh");
+    court.deliver();
+    court.play("call", "uh");
+    court.deliver();
+    court.play("call", "uuuu");
+    court.deliver();
+    let begun = std::mem::take(&mut court.told);
+    assert_eq!(begun.iter().filter(|told| told.contains("flapping")).count(), 0, "{begun:?}");
+    court.play("call", "huhuuuuhuuuh");
+    court.deliver();
+    court.expect(&["alert_raised call-flapping medium"]);
+    court.play("call", &"h".repeat(20));
+    let ended = std::mem::take(&mut court.told);
+    assert_eq!(ended[0], "alert_resolved call-flapping medium");
+    assert!(ended.iter().all(|told| told.starts_with("alert_resolved")), "{ended:?}");
+    assert_eq!(court.judge.alerts().count(), 0);
+}
+
+#[test]
+fn a_dependency_that_holds_back_no_alerts_explains_nothing() {
+    let mut court = Court::of("call: twilio, twilio");
+    let mut call = service_with("call", &["twilio"]);
+    call.depends_on[0].hold_alerts = false;
+    let twilio = Arc::new(service_with("twilio", &[]));
+    court.registry = Registry::new(vec![Arc::new(call), twilio], &[]).unwrap();
+    court.play("twilio", "huuu");
+    court.play("call", "huuu");
+    court.expect(&["alert_raised twilio-service-down critical", "alert_raised call-service-down critical"]);
 }

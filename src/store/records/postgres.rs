@@ -1,5 +1,6 @@
 //! Records in PostgreSQL: one connection, made anew when it breaks, every call under a deadline.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,10 +13,15 @@ use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, PAGE, Restored, Retention, Since};
+use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, Since, StoredRun};
+use crate::domain::check::{CheckRun, name_hash};
 use crate::domain::event::RECENT;
+use crate::domain::notification::Delivery;
+use crate::domain::outage::Outage;
+use crate::domain::rollup::Rollup;
 use crate::store::StoreError;
 
 /// Connecting, and one call: our choice. Longer than a busy server needs, shorter than the detection promise.
@@ -24,14 +30,21 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Key of the advisory lock around migrations: the first bytes of the product's name.
 const MIGRATION_LOCK: i64 = 0x6173_2d69_6e66_7261;
 
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/postgres_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/postgres_1.sql"), include_str!("migrations/postgres_2.sql")];
+/// Days whose partitions of the check history are made ahead: our choice.
+const DAYS_AHEAD: i64 = 3;
+const DAY_MS: i64 = 86_400_000;
+
+type Lane = Arc<Mutex<Option<Client>>>;
 
 /// A handle to the database.
 #[derive(Debug, Clone)]
 pub struct Postgres {
     config: Arc<Config>,
     /// `None` while disconnected.
-    client: Arc<Mutex<Option<Client>>>,
+    client: Lane,
+    /// A second connection, so that long reads hold up no commit.
+    reader: Lane,
     /// `fsync` and `synchronous_commit` are on.
     safe: Arc<AtomicBool>,
 }
@@ -44,7 +57,12 @@ impl Postgres {
             .connect_timeout(CONNECT_DEADLINE)
             .tcp_user_timeout(CALL_DEADLINE)
             .keepalives_idle(Duration::from_secs(30));
-        let records = Self { config: Arc::new(config), client: Arc::default(), safe: Arc::new(AtomicBool::new(true)) };
+        let records = Self {
+            config: Arc::new(config),
+            client: Arc::default(),
+            reader: Arc::default(),
+            safe: Arc::new(AtomicBool::new(true)),
+        };
         let mut client = records.dial().await?;
         records.migrate(&mut client).await?;
         let row = client
@@ -141,8 +159,20 @@ impl Postgres {
 
     /// Runs `work` on a live connection, under the deadline. A connection that failed is not used again.
     async fn call<T>(&self, work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.on(&self.client, work).await
+    }
+
+    async fn read<T>(&self, work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.on(&self.reader, work).await
+    }
+
+    async fn on<T>(
+        &self,
+        lane: &Lane,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let late = || StoreError::Unavailable("PostgreSQL did not answer within 10 s".into());
-        let mut held = timeout(CALL_DEADLINE, self.client.lock()).await.map_err(|_| late())?;
+        let mut held = timeout(CALL_DEADLINE, lane.lock()).await.map_err(|_| late())?;
         let mut client = match held.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => self.dial().await?,
@@ -183,21 +213,154 @@ impl Postgres {
         .await
     }
 
-    pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
-        self.call(async |client| {
-            let mut deleted = client
-                .execute(
-                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < $1 LIMIT $2)",
-                    &[&retention.checks_before.timestamp_millis(), &PAGE],
+    pub(super) async fn outages(
+        &self,
+        filter: OutageFilter,
+        skip: usize,
+        limit: usize,
+    ) -> Result<OutagePage, StoreError> {
+        self.read(async |client| {
+            let values = Asked::of(&filter);
+            let count = format!("SELECT count(*) FROM outages WHERE {ASKED}");
+            let total: i64 = client.query_one(&count, &values.list()).await.map_err(refused)?.get(0);
+            let page = format!(
+                "SELECT outage FROM outages WHERE {ASKED} ORDER BY started_ms DESC, id DESC LIMIT {limit} OFFSET {skip}"
+            );
+            let texts = texts_of(client.query(&page, &values.list()).await.map_err(refused)?);
+            Ok(OutagePage { outages: rows::list("outage", &texts)?, total: total.unsigned_abs() })
+        })
+        .await
+    }
+
+    pub(super) async fn outage_sums(&self, filter: OutageFilter) -> Result<BTreeMap<String, OutageSums>, StoreError> {
+        self.read(async |client| {
+            let sums = format!(
+                "SELECT severity, count(*), count(*) FILTER (WHERE ended_ms IS NULL), coalesce(sum(ended_ms - started_ms
+                     - coalesce((outage::json ->> 'maintenance_ms')::bigint, 0)), 0)::bigint
+                 FROM outages WHERE {ASKED} GROUP BY severity"
+            );
+            let found = client.query(&sums, &Asked::of(&filter).list()).await.map_err(refused)?;
+            let sums = found.iter().map(|row| {
+                let (total, open): (i64, i64) = (row.get(1), row.get(2));
+                let sums = OutageSums { total: total.unsigned_abs(), open: open.unsigned_abs(), closed_ms: row.get(3) };
+                (row.get(0), sums)
+            });
+            Ok(sums.collect())
+        })
+        .await
+    }
+
+    pub(super) async fn outage(&self, id: Uuid) -> Result<Option<Outage>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT outage FROM outages WHERE id = $1";
+            let found = texts_of(client.query(sql, &[&id.to_string()]).await.map_err(refused)?);
+            found.first().map(|text| rows::parse("outage", text)).transpose()
+        })
+        .await
+    }
+
+    pub(super) async fn deliveries(&self, outages: Vec<String>) -> Result<Vec<Delivery>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT delivery FROM deliveries WHERE outage_id = ANY($1) ORDER BY at_ms";
+            rows::list("delivery", &texts_of(client.query(sql, &[&outages]).await.map_err(refused)?))
+        })
+        .await
+    }
+
+    pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<StoredRun>, StoreError> {
+        self.read(async |client| {
+            let found = client
+                .query(
+                    "SELECT from_ms, to_ms, count, checks FROM check_runs WHERE service = $1 AND from_ms <= $3
+                     AND from_ms >= coalesce((SELECT max(from_ms) FROM check_runs WHERE service = $1 AND from_ms < $2), $2)
+                     AND to_ms >= $2 ORDER BY from_ms DESC",
+                    &[&service.cast_signed(), &from_ms, &to_ms],
                 )
                 .await
                 .map_err(refused)?;
+            let runs = found.iter().map(|row| StoredRun {
+                from_ms: row.get(0),
+                to_ms: row.get(1),
+                count: usize::try_from(row.get::<_, i32>(2)).unwrap_or(0),
+                blob: row.get(3),
+            });
+            Ok(runs.collect())
+        })
+        .await
+    }
+
+    pub(super) async fn minutes(&self, from_ms: i64, to_ms: i64, limit: usize) -> Result<Vec<Rollup>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT rollup FROM fleet_minutes WHERE at_ms >= $1 AND at_ms <= $2 ORDER BY at_ms DESC LIMIT $3";
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut texts = texts_of(client.query(sql, &[&from_ms, &to_ms, &limit]).await.map_err(refused)?);
+            texts.reverse();
+            rows::list("roll-up", &texts)
+        })
+        .await
+    }
+
+    /// Makes the partitions of today and the days ahead, and drops those that are older than `before_ms`.
+    async fn turn_partitions(client: &Client, now_ms: i64, before_ms: i64) -> Result<(), StoreError> {
+        let today = now_ms.div_euclid(DAY_MS);
+        for day in today - 1..=today + DAYS_AHEAD {
+            let create = format!(
+                "CREATE TABLE IF NOT EXISTS check_runs_d{day} PARTITION OF check_runs FOR VALUES FROM ({}) TO ({})",
+                day * DAY_MS,
+                (day + 1) * DAY_MS
+            );
+            // Refused where the partition for all other days holds rows of this one already: they stay there.
+            if let Err(error) = client.batch_execute(&create).await {
+                tracing::warn!(%error, day, "no partition for this day; its checks go to the common one");
+            }
+        }
+        let partitions = client
+            .query(
+                "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+                 WHERE inhparent = 'check_runs'::regclass AND relname ~ '^check_runs_d[0-9]+$'",
+                &[],
+            )
+            .await
+            .map_err(refused)?;
+        for name in partitions.iter().map(|row| row.get::<_, String>(0)) {
+            let day: Option<i64> = name.strip_prefix("check_runs_d").and_then(|day| day.parse().ok());
+            if day.is_some_and(|day| (day + 1) * DAY_MS <= before_ms) {
+                client.batch_execute(&format!("DROP TABLE {name}")).await.map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
+        self.call(async |client| {
+            let checks_before = retention.checks_before.timestamp_millis();
+            Self::turn_partitions(client, retention.now.timestamp_millis(), checks_before).await?;
+            let mut deleted = 0;
+            for (statement, before) in [
+                (
+                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < $1 LIMIT $2)",
+                    retention.log_before.timestamp_millis(),
+                ),
+                (
+                    "DELETE FROM check_runs_other WHERE ctid IN
+                         (SELECT ctid FROM check_runs_other WHERE to_ms < $1 LIMIT $2)",
+                    checks_before,
+                ),
+                (
+                    "DELETE FROM fleet_minutes WHERE at_ms IN (SELECT at_ms FROM fleet_minutes WHERE at_ms < $1 LIMIT $2)",
+                    checks_before,
+                ),
+            ] {
+                deleted += client.execute(statement, &[&before, &PAGE]).await.map_err(refused)?;
+            }
             if let Some(before) = retention.outages_before {
                 let before = before.timestamp_millis();
                 for statement in [
                     "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < $1 LIMIT $2)",
                     "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < $1 LIMIT $2)",
                     "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < $1 LIMIT $2)",
+                    "DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE end_ms < $1 LIMIT $2)",
+                    "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries WHERE at_ms < $1 LIMIT $2)",
                 ] {
                     deleted += client.execute(statement, &[&before, &PAGE]).await.map_err(refused)?;
                 }
@@ -208,7 +371,139 @@ impl Postgres {
     }
 }
 
+/// What an [`OutageFilter`] asks for; an absent value asks for nothing.
+const ASKED: &str = "($1::text IS NULL OR service = $1) AND ($2::text IS NULL OR severity = $2)
+    AND ($3::bigint IS NULL OR started_ms >= $3) AND ($4::bigint IS NULL OR started_ms <= $4)
+    AND ($5::boolean IS NULL OR (ended_ms IS NULL) = $5)";
+
+/// The values of [`ASKED`].
+struct Asked {
+    service: Option<String>,
+    severity: Option<String>,
+    from: Option<i64>,
+    to: Option<i64>,
+    open: Option<bool>,
+}
+
+impl Asked {
+    fn of(filter: &OutageFilter) -> Self {
+        Self {
+            service: filter.service.as_ref().map(key),
+            severity: filter.severity.map(|severity| severity.as_str().to_owned()),
+            from: filter.from.map(|at| at.timestamp_millis()),
+            to: filter.to.map(|at| at.timestamp_millis()),
+            open: filter.open,
+        }
+    }
+
+    fn list(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 5] {
+        [&self.service, &self.severity, &self.from, &self.to, &self.open]
+    }
+}
+
+/// The first column of every row.
+fn texts_of(rows: Vec<tokio_postgres::Row>) -> Vec<String> {
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> Result<(), StoreError> {
+    if !batch.erased.is_empty() {
+        let names: Vec<String> = batch.erased.iter().map(key).collect();
+        let services: Vec<i64> = batch.erased.iter().map(|name| name_hash(name).cast_signed()).collect();
+        transaction.execute("DELETE FROM outages WHERE service = ANY($1)", &[&names]).await.map_err(refused)?;
+        for table in ["check_runs", "run_marks"] {
+            let statement = format!("DELETE FROM {table} WHERE service = ANY($1)");
+            transaction.execute(&statement, &[&services]).await.map_err(refused)?;
+        }
+    }
+    if !batch.unregistered.is_empty() {
+        let names: Vec<String> = batch.unregistered.iter().map(key).collect();
+        transaction.execute("DELETE FROM registrations WHERE name = ANY($1)", &[&names]).await.map_err(refused)?;
+    }
+    if !batch.registrations.is_empty() {
+        let names: Vec<String> = batch.registrations.keys().map(key).collect();
+        let list: Vec<_> = batch.registrations.values().collect();
+        transaction
+            .execute(
+                "INSERT INTO registrations (name, registration) SELECT * FROM unnest($1::text[], $2::text[])
+                 ON CONFLICT (name) DO UPDATE SET registration = excluded.registration",
+                &[&names, &texts("registration", &list)?],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    if !batch.windows_removed.is_empty() {
+        let ids: Vec<String> = batch.windows_removed.iter().map(Uuid::to_string).collect();
+        transaction.execute("DELETE FROM windows WHERE id = ANY($1)", &[&ids]).await.map_err(refused)?;
+    }
+    for (id, (window, hidden)) in &batch.windows {
+        transaction
+            .execute(
+                "INSERT INTO windows (id, end_ms, hidden, maintenance) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (id) DO UPDATE SET end_ms = excluded.end_ms, hidden = excluded.hidden,
+                     maintenance = excluded.maintenance",
+                &[&id.to_string(), &window.end.timestamp_millis(), hidden, &json("maintenance window", window)?],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    if !batch.runs.is_empty() {
+        // The newest of runs that begin together: one statement must not touch a row twice.
+        let runs: BTreeMap<(u64, i64), &CheckRun> =
+            batch.runs.iter().map(|run| ((run.service, run.from_ms), run)).collect();
+        let list: Vec<&CheckRun> = runs.into_values().collect();
+        transaction
+            .execute(
+                "INSERT INTO check_runs (service, from_ms, to_ms, count, checks)
+                 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::integer[], $5::bytea[])
+                 ON CONFLICT (service, from_ms) DO UPDATE SET to_ms = excluded.to_ms, count = excluded.count,
+                     checks = excluded.checks",
+                &[
+                    &column(&list, |run| run.service.cast_signed()),
+                    &column(&list, |run| run.from_ms),
+                    &column(&list, |run| run.to_ms),
+                    &column(&list, |run| i32::try_from(run.count).unwrap_or(i32::MAX)),
+                    &column(&list, |run| run.blob.as_slice()),
+                ],
+            )
+            .await
+            .map_err(refused)?;
+        transaction
+            .execute(
+                "INSERT INTO run_marks (service, kept_ms)
+                 SELECT service, max(kept_ms) FROM unnest($1::bigint[], $2::bigint[]) AS kept (service, kept_ms) GROUP BY service
+                 ON CONFLICT (service) DO UPDATE SET kept_ms = greatest(run_marks.kept_ms, excluded.kept_ms)",
+                &[&column(&list, |run| run.service.cast_signed()), &column(&list, |run| run.to_ms)],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    for minute in &batch.minutes {
+        transaction
+            .execute(
+                "INSERT INTO fleet_minutes (at_ms, rollup) VALUES ($1, $2)
+                 ON CONFLICT (at_ms) DO UPDATE SET rollup = excluded.rollup",
+                &[&minute.at_ms, &json("roll-up", minute)?],
+            )
+            .await
+            .map_err(refused)?;
+    }
+    if !batch.deliveries.is_empty() {
+        let list = &batch.deliveries;
+        transaction
+            .execute(
+                "INSERT INTO deliveries (id, outage_id, at_ms, delivery)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) ON CONFLICT (id) DO NOTHING",
+                &[
+                    &column(list, |delivery| delivery.id.clone()),
+                    &column(list, |delivery| delivery.outage_id.map(|id| id.to_string())),
+                    &column(list, |delivery| delivery.delivered_at.timestamp_millis()),
+                    &texts("delivery", list)?,
+                ],
+            )
+            .await
+            .map_err(refused)?;
+    }
     if !batch.removed.is_empty() {
         let names: Vec<String> = batch.removed.iter().map(key).collect();
         for table in ["service_state", "service_history"] {
@@ -249,8 +544,8 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
         let list: Vec<_> = batch.outages.values().collect();
         transaction
             .execute(
-                "INSERT INTO outages (id, service, started_ms, ended_ms, critical, outage)
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::text[])
+                "INSERT INTO outages (id, service, started_ms, ended_ms, critical, outage, severity)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::text[], $7::text[])
                  ON CONFLICT (id) DO UPDATE SET ended_ms = excluded.ended_ms, outage = excluded.outage",
                 &[
                     &column(&list, |outage| outage.id.to_string()),
@@ -259,6 +554,7 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
                     &column(&list, |outage| outage.ended.map(|at| at.timestamp_millis())),
                     &column(&list, |outage| outage.critical),
                     &texts("outage", &list)?,
+                    &column(&list, |outage| outage.severity.as_str()),
                 ],
             )
             .await
@@ -375,8 +671,13 @@ async fn raw(client: &Client, since: Since) -> Result<Raw, tokio_postgres::Error
     let histories = client.query("SELECT name, history, rolled_ms FROM service_history", &[]).await?;
     let sequences = client.query("SELECT component, sequence FROM sequences", &[]).await?;
     let log_mark = client.query_one("SELECT coalesce(max(mark), 0) FROM check_log", &[]).await?.get(0);
+    let windows = client.query("SELECT maintenance, hidden FROM windows ORDER BY id", &[]).await?;
+    let run_marks = client.query("SELECT service, kept_ms FROM run_marks", &[]).await?;
     Ok(Raw {
         log_mark,
+        registrations: list("SELECT registration FROM registrations", &[]).await?,
+        windows: windows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        run_marks: run_marks.iter().map(|row| (row.get(0), row.get(1))).collect(),
         states: states.iter().map(|row| (row.get(0), row.get(1))).collect(),
         histories: histories.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(),
         living: list("SELECT alert FROM alerts WHERE status = 'active' ORDER BY triggered_ms", &[]).await?,

@@ -38,6 +38,9 @@ pub(super) struct Raw {
     pub owed: Vec<String>,
     pub events: Vec<String>,
     pub log_mark: i64,
+    pub registrations: Vec<String>,
+    pub windows: Vec<(String, bool)>,
+    pub run_marks: Vec<(i64, i64)>,
 }
 
 impl Raw {
@@ -62,6 +65,18 @@ impl Raw {
         restored.recent_alerts = list("alert", &self.recent)?;
         restored.outages = list("outage", &self.outages)?;
         restored.last_incident = self.last_incident.as_deref().map(|text| parse("outage", text)).transpose()?;
+        // One registration that cannot be read must not take the others along.
+        for text in &self.registrations {
+            match parse("registration", text) {
+                Ok(registration) => restored.registrations.push(registration),
+                Err(error) => tracing::error!(%error, "a registration was left out"),
+            }
+        }
+        restored.registrations.sort_by_key(|registration| registration.created);
+        for (text, hidden) in &self.windows {
+            restored.windows.push((parse("maintenance window", text)?, *hidden));
+        }
+        restored.run_marks = self.run_marks.iter().map(|(service, at)| (service.cast_unsigned(), *at)).collect();
         restored.owed = list("notification", &self.owed)?;
         restored.events = list("event", &self.events)?;
         restored.sequences = self
@@ -75,7 +90,7 @@ impl Raw {
     }
 }
 
-fn list<T: DeserializeOwned>(what: &'static str, texts: &[String]) -> Result<Vec<T>, StoreError> {
+pub(super) fn list<T: DeserializeOwned>(what: &'static str, texts: &[String]) -> Result<Vec<T>, StoreError> {
     texts.iter().map(|text| parse(what, text)).collect()
 }
 

@@ -3,16 +3,22 @@
 //! WAL with `synchronous=FULL` on the only writer: a commit survives a power cut. Why not NORMAL for routine checks on a
 //! second connection: they are one small row a second, so one sync a second is all they cost.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, PAGE, Restored, Retention, Since};
+use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, Since, StoredRun};
+use crate::domain::check::name_hash;
 use crate::domain::event::RECENT;
+use crate::domain::notification::Delivery;
+use crate::domain::outage::Outage;
+use crate::domain::rollup::Rollup;
 use crate::store::StoreError;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -21,36 +27,25 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 #[derive(Debug, Clone)]
 pub struct Sqlite {
     jobs: std::sync::mpsc::Sender<Job>,
+    /// A second connection, so that long reads hold up no commit; the same one for a database in memory.
+    reads: std::sync::mpsc::Sender<Job>,
     in_memory: bool,
     /// Held for as long as the store is used: nobody else may write to the file.
     _lock: Option<Arc<File>>,
 }
 
 /// Schema versions, oldest first; each is applied once, in one transaction with its number.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/sqlite_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/sqlite_1.sql"), include_str!("migrations/sqlite_2.sql")];
 
 impl Sqlite {
     pub(super) async fn open(path: Option<PathBuf>) -> Result<Self, StoreError> {
         let lock = path.as_deref().map(take_hold).transpose()?;
-        let (jobs, inbox) = std::sync::mpsc::channel::<Job>();
-        let (opened, ready) = oneshot::channel();
-        let in_memory = path.is_none();
-        std::thread::Builder::new()
-            .name("records".to_owned())
-            .spawn(move || match connect(path.as_deref()) {
-                Ok(mut connection) => {
-                    let _ = opened.send(Ok(()));
-                    for job in inbox {
-                        job(&mut connection);
-                    }
-                }
-                Err(error) => {
-                    let _ = opened.send(Err(error));
-                }
-            })
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
-        ready.await.map_err(|error| StoreError::Unavailable(error.into()))??;
-        Ok(Self { jobs, in_memory, _lock: lock.map(Arc::new) })
+        let jobs = thread("records", path.clone()).await?;
+        let reads = match &path {
+            Some(_) => thread("records-reader", path.clone()).await?,
+            None => jobs.clone(),
+        };
+        Ok(Self { jobs, reads, in_memory: path.is_none(), _lock: lock.map(Arc::new) })
     }
 
     pub(super) fn in_memory(&self) -> bool {
@@ -61,12 +56,14 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (answer, result) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let _ = answer.send(work(connection));
-        });
-        self.jobs.send(job).map_err(|_| StoreError::Unavailable("the records thread has ended".into()))?;
-        result.await.map_err(|error| StoreError::Unavailable(error.into()))?
+        on(&self.jobs, work).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        on(&self.reads, work).await
     }
 
     pub(super) async fn write(&self, batch: Batch) -> Result<(), StoreError> {
@@ -113,20 +110,143 @@ impl Sqlite {
         .await
     }
 
-    pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
-        self.call(move |connection| {
-            let mut deleted = connection
-                .execute(
-                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < ?1 LIMIT ?2)",
-                    params![retention.checks_before.timestamp_millis(), PAGE],
+    pub(super) async fn outages(
+        &self,
+        filter: OutageFilter,
+        skip: usize,
+        limit: usize,
+    ) -> Result<OutagePage, StoreError> {
+        self.read(move |connection| {
+            let (condition, values) = condition(&filter);
+            let values = rusqlite::params_from_iter(values.iter());
+            let count = format!("SELECT count(*) FROM outages WHERE {condition}");
+            let total: i64 = connection.query_row(&count, values.clone(), |row| row.get(0)).map_err(refused)?;
+            let page = format!(
+                "SELECT outage FROM outages WHERE {condition} ORDER BY started_ms DESC, id DESC LIMIT {limit} OFFSET {skip}"
+            );
+            let texts = texts(connection, &page, values).map_err(refused)?;
+            Ok(OutagePage { outages: rows::list("outage", &texts)?, total: total.unsigned_abs() })
+        })
+        .await
+    }
+
+    pub(super) async fn outage_sums(&self, filter: OutageFilter) -> Result<BTreeMap<String, OutageSums>, StoreError> {
+        self.read(move |connection| {
+            let (condition, values) = condition(&filter);
+            let sums = format!(
+                "SELECT severity, count(*), sum(ended_ms IS NULL), coalesce(sum(ended_ms - started_ms
+                     - coalesce(json_extract(outage, '$.maintenance_ms'), 0)), 0)
+                 FROM outages WHERE {condition} GROUP BY severity"
+            );
+            let mut query = connection.prepare_cached(&sums).map_err(refused)?;
+            query
+                .query_map(rusqlite::params_from_iter(values.iter()), |row| {
+                    let (total, open): (i64, i64) = (row.get(1)?, row.get(2)?);
+                    let sums =
+                        OutageSums { total: total.unsigned_abs(), open: open.unsigned_abs(), closed_ms: row.get(3)? };
+                    Ok((row.get(0)?, sums))
+                })
+                .and_then(Iterator::collect)
+                .map_err(refused)
+        })
+        .await
+    }
+
+    pub(super) async fn outage(&self, id: Uuid) -> Result<Option<Outage>, StoreError> {
+        self.read(move |connection| {
+            let found: Option<String> = connection
+                .query_row("SELECT outage FROM outages WHERE id = ?1", [id.to_string()], |row| row.get(0))
+                .optional()
+                .map_err(refused)?;
+            found.map(|text| rows::parse("outage", &text)).transpose()
+        })
+        .await
+    }
+
+    pub(super) async fn deliveries(&self, outages: Vec<String>) -> Result<Vec<Delivery>, StoreError> {
+        self.read(move |connection| {
+            let list = json("outage ids", &outages)?;
+            let texts = texts(
+                connection,
+                "SELECT delivery FROM deliveries WHERE outage_id IN (SELECT value FROM json_each(?1)) ORDER BY at_ms",
+                [list],
+            )
+            .map_err(refused)?;
+            rows::list("delivery", &texts)
+        })
+        .await
+    }
+
+    pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<StoredRun>, StoreError> {
+        self.read(move |connection| {
+            // A run that began before the range may reach into it: the one before the first is looked at too.
+            let mut query = connection
+                .prepare_cached(
+                    "SELECT from_ms, to_ms, count, checks FROM check_runs WHERE service = ?1 AND from_ms <= ?3
+                     AND from_ms >= coalesce((SELECT max(from_ms) FROM check_runs WHERE service = ?1 AND from_ms < ?2), ?2)
+                     AND to_ms >= ?2 ORDER BY from_ms DESC",
                 )
                 .map_err(refused)?;
+            query
+                .query_map(params![service.cast_signed(), from_ms, to_ms], |row| {
+                    let count: i64 = row.get(2)?;
+                    Ok(StoredRun {
+                        from_ms: row.get(0)?,
+                        to_ms: row.get(1)?,
+                        count: usize::try_from(count).unwrap_or(0),
+                        blob: row.get(3)?,
+                    })
+                })
+                .and_then(Iterator::collect)
+                .map_err(refused)
+        })
+        .await
+    }
+
+    pub(super) async fn minutes(&self, from_ms: i64, to_ms: i64, limit: usize) -> Result<Vec<Rollup>, StoreError> {
+        self.read(move |connection| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut texts = texts(
+                connection,
+                "SELECT rollup FROM fleet_minutes WHERE at_ms >= ?1 AND at_ms <= ?2 ORDER BY at_ms DESC LIMIT ?3",
+                params![from_ms, to_ms, limit],
+            )
+            .map_err(refused)?;
+            texts.reverse();
+            rows::list("roll-up", &texts)
+        })
+        .await
+    }
+
+    pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
+        self.call(move |connection| {
+            let mut deleted = 0;
+            let checks_before = retention.checks_before.timestamp_millis();
+            for (statement, before) in [
+                (
+                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < ?1 LIMIT ?2)",
+                    retention.log_before.timestamp_millis(),
+                ),
+                (
+                    "DELETE FROM check_runs WHERE (service, from_ms) IN
+                         (SELECT service, from_ms FROM check_runs WHERE to_ms < ?1 LIMIT ?2)",
+                    checks_before,
+                ),
+                (
+                    "DELETE FROM fleet_minutes WHERE at_ms IN (SELECT at_ms FROM fleet_minutes WHERE at_ms < ?1 LIMIT ?2)",
+                    checks_before,
+                ),
+            ] {
+                deleted += connection.execute(statement, params![before, PAGE]).map_err(refused)?;
+            }
             if let Some(before) = retention.outages_before {
                 let before = before.timestamp_millis();
                 for statement in [
                     "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < ?1 LIMIT ?2)",
                     "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < ?1 LIMIT ?2)",
                     "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < ?1 LIMIT ?2)",
+                    "DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE end_ms < ?1 LIMIT ?2)",
+                    "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries WHERE at_ms < ?1 LIMIT ?2)",
                 ] {
                     deleted += connection.execute(statement, params![before, PAGE]).map_err(refused)?;
                 }
@@ -142,6 +262,74 @@ impl Sqlite {
         })
         .await
     }
+}
+
+/// Opens the database on a thread of its own.
+async fn thread(name: &str, path: Option<PathBuf>) -> Result<std::sync::mpsc::Sender<Job>, StoreError> {
+    let (jobs, inbox) = std::sync::mpsc::channel::<Job>();
+    let (opened, ready) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || match connect(path.as_deref()) {
+            Ok(mut connection) => {
+                let _ = opened.send(Ok(()));
+                for job in inbox {
+                    job(&mut connection);
+                }
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        })
+        .map_err(|error| StoreError::Unavailable(error.into()))?;
+    ready.await.map_err(|error| StoreError::Unavailable(error.into()))??;
+    Ok(jobs)
+}
+
+/// Does `work` on the thread that reads `jobs`.
+async fn on<T: Send + 'static>(
+    jobs: &std::sync::mpsc::Sender<Job>,
+    work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (answer, result) = oneshot::channel();
+    let job: Job = Box::new(move |connection| {
+        let _ = answer.send(work(connection));
+    });
+    jobs.send(job).map_err(|_| StoreError::Unavailable("the records thread has ended".into()))?;
+    result.await.map_err(|error| StoreError::Unavailable(error.into()))?
+}
+
+/// The first column of every row.
+fn texts(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<Vec<String>> {
+    connection.prepare_cached(sql)?.query_map(values, |row| row.get(0))?.collect()
+}
+
+/// A filter as SQL, with its values in order.
+fn condition(filter: &OutageFilter) -> (String, Vec<rusqlite::types::Value>) {
+    let mut parts = vec!["1".to_owned()];
+    let mut values: Vec<rusqlite::types::Value> = Vec::new();
+    let mut add = |part: &str, value: rusqlite::types::Value| {
+        values.push(value);
+        parts.push(format!("{part} ?{}", values.len()));
+    };
+    if let Some(service) = &filter.service {
+        add("service =", key(service).into());
+    }
+    if let Some(severity) = filter.severity {
+        add("severity =", severity.as_str().to_owned().into());
+    }
+    if let Some(from) = filter.from {
+        add("started_ms >=", from.timestamp_millis().into());
+    }
+    if let Some(to) = filter.to {
+        add("started_ms <=", to.timestamp_millis().into());
+    }
+    match filter.open {
+        Some(true) => parts.push("ended_ms IS NULL".to_owned()),
+        Some(false) => parts.push("ended_ms IS NOT NULL".to_owned()),
+        None => {}
+    }
+    (parts.join(" AND "), values)
 }
 
 /// A lock beside the file that ends with the process, however it ends.
@@ -192,6 +380,58 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
         transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(refused)?;
         Ok(())
     };
+    for name in &batch.erased {
+        let service = name_hash(name).cast_signed();
+        run("DELETE FROM outages WHERE service = ?1", &[&key(name)])?;
+        run("DELETE FROM check_runs WHERE service = ?1", &[&service])?;
+        run("DELETE FROM run_marks WHERE service = ?1", &[&service])?;
+    }
+    for name in &batch.unregistered {
+        run("DELETE FROM registrations WHERE name = ?1", &[&key(name)])?;
+    }
+    for (name, registration) in &batch.registrations {
+        run(
+            "INSERT OR REPLACE INTO registrations (name, registration) VALUES (?1, ?2)",
+            &[&key(name), &json("registration", registration)?],
+        )?;
+    }
+    for id in &batch.windows_removed {
+        run("DELETE FROM windows WHERE id = ?1", &[&id.to_string()])?;
+    }
+    for (id, (window, hidden)) in &batch.windows {
+        run(
+            "INSERT OR REPLACE INTO windows (id, end_ms, hidden, maintenance) VALUES (?1, ?2, ?3, ?4)",
+            &[&id.to_string(), &window.end.timestamp_millis(), hidden, &json("maintenance window", window)?],
+        )?;
+    }
+    for checks in &batch.runs {
+        run(
+            "INSERT OR REPLACE INTO check_runs (service, from_ms, to_ms, count, checks) VALUES (?1, ?2, ?3, ?4, ?5)",
+            &[&checks.service.cast_signed(), &checks.from_ms, &checks.to_ms, &(checks.count as i64), &checks.blob],
+        )?;
+        run(
+            "INSERT INTO run_marks (service, kept_ms) VALUES (?1, ?2)
+             ON CONFLICT (service) DO UPDATE SET kept_ms = max(kept_ms, excluded.kept_ms)",
+            &[&checks.service.cast_signed(), &checks.to_ms],
+        )?;
+    }
+    for minute in &batch.minutes {
+        run(
+            "INSERT OR REPLACE INTO fleet_minutes (at_ms, rollup) VALUES (?1, ?2)",
+            &[&minute.at_ms, &json("roll-up", minute)?],
+        )?;
+    }
+    for delivery in &batch.deliveries {
+        run(
+            "INSERT OR IGNORE INTO deliveries (id, outage_id, at_ms, delivery) VALUES (?1, ?2, ?3, ?4)",
+            &[
+                &delivery.id,
+                &delivery.outage_id.map(|id| id.to_string()),
+                &delivery.delivered_at.timestamp_millis(),
+                &json("delivery", delivery)?,
+            ],
+        )?;
+    }
     for name in &batch.removed {
         run("DELETE FROM service_state WHERE name = ?1", &[&key(name)])?;
         run("DELETE FROM service_history WHERE name = ?1", &[&key(name)])?;
@@ -210,8 +450,8 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
     }
     for outage in batch.outages.values() {
         run(
-            "INSERT OR REPLACE INTO outages (id, service, started_ms, ended_ms, critical, outage)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO outages (id, service, started_ms, ended_ms, critical, outage, severity)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             &[
                 &outage.id.to_string(),
                 &key(&outage.service),
@@ -219,6 +459,7 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
                 &outage.ended.map(|at| at.timestamp_millis()),
                 &outage.critical,
                 &json("outage", outage)?,
+                &outage.severity.as_str(),
             ],
         )?;
     }
@@ -278,7 +519,16 @@ fn raw(connection: &Connection, since: Since) -> rusqlite::Result<Raw> {
     };
     let mut events = texts("SELECT event FROM events ORDER BY sequence DESC LIMIT ?1", &[&(RECENT as i64)])?;
     events.reverse();
+    let pairs = |sql: &str| -> rusqlite::Result<Vec<(i64, i64)>> {
+        connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
     Ok(Raw {
+        registrations: texts("SELECT registration FROM registrations", &[])?,
+        windows: connection
+            .prepare("SELECT maintenance, hidden FROM windows ORDER BY id")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?,
+        run_marks: pairs("SELECT service, kept_ms FROM run_marks")?,
         states: connection
             .prepare("SELECT name, state FROM service_state")?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?

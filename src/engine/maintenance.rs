@@ -1,0 +1,184 @@
+//! The maintenance windows of the operator and of the API, and which are in force. A window is a predicate over time:
+//! nothing here depends on being awake at its beginning or end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::Engine;
+use crate::domain::maintenance::{Calendar, InForce, MaintenanceWindow, Span, covered_ms};
+use crate::domain::outage::Outage;
+use crate::domain::service::Service;
+use crate::store::records::Batch;
+
+/// Every window.
+#[derive(Debug)]
+pub struct Windows {
+    /// One change at a time.
+    turn: tokio::sync::Mutex<()>,
+    kept: Mutex<Kept>,
+    calendar: ArcSwap<Calendar>,
+    in_force: ArcSwap<InForce>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    listed: Vec<Arc<MaintenanceWindow>>,
+    registered: Vec<Arc<MaintenanceWindow>>,
+    /// Deleted after they had begun: what they were in force for stays so.
+    past: Vec<Arc<MaintenanceWindow>>,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self {
+            turn: tokio::sync::Mutex::default(),
+            kept: Mutex::default(),
+            calendar: ArcSwap::from_pointee(Calendar::new(Vec::new())),
+            // Believed for no time at all: the first question makes it.
+            in_force: ArcSwap::from_pointee(InForce {
+                windows: Vec::new(),
+                from: DateTime::UNIX_EPOCH,
+                until: DateTime::UNIX_EPOCH,
+            }),
+        }
+    }
+}
+
+impl Windows {
+    fn change(&self, change: impl FnOnce(&mut Kept)) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut kept);
+        let all = kept.listed.iter().chain(&kept.registered).chain(&kept.past).cloned().collect();
+        self.calendar.store(Arc::new(Calendar::new(all)));
+        self.in_force.rcu(|before| InForce {
+            from: DateTime::UNIX_EPOCH,
+            until: DateTime::UNIX_EPOCH,
+            ..(**before).clone()
+        });
+    }
+
+    /// The windows in force at `now`.
+    pub fn at(&self, now: DateTime<Utc>) -> Arc<InForce> {
+        let known = self.in_force.load_full();
+        if known.from <= now && now < known.until {
+            return known;
+        }
+        let made = Arc::new(self.calendar.load().at(now));
+        self.in_force.store(made.clone());
+        made
+    }
+
+    /// The windows clients see, in the order they begin.
+    pub fn shown(&self) -> Vec<Arc<MaintenanceWindow>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown: Vec<Arc<MaintenanceWindow>> = kept.listed.iter().chain(&kept.registered).cloned().collect();
+        shown.sort_by_key(|window| (window.start, window.id));
+        shown
+    }
+
+    pub fn find(&self, id: Uuid) -> Option<Arc<MaintenanceWindow>> {
+        self.shown().into_iter().find(|window| window.id == id)
+    }
+
+    /// The stretches of time from `from` to `to` in which `service` was or will be in maintenance.
+    pub fn spans_of(&self, service: &Service, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Span> {
+        let calendar = self.calendar.load();
+        if calendar.windows().is_empty() { Vec::new() } else { calendar.spans_of(service, from, to) }
+    }
+}
+
+/// A window could not be made durable; nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotDurable;
+
+impl Engine {
+    /// The windows in force now. Counts that leave services in maintenance out follow when that has changed.
+    pub fn windows_in_force(&self) -> Arc<InForce> {
+        let now = self.clock.now();
+        let in_force = self.windows.at(now);
+        self.live.follow_windows(&in_force);
+        in_force
+    }
+
+    /// How long `outage` has lasted, or lasted, without the time in maintenance.
+    pub fn outage_duration(&self, outage: &Outage, now: DateTime<Utc>) -> std::time::Duration {
+        let watched = self.live.find(&outage.service).filter(|_| outage.is_open());
+        let paused = watched.map_or(0, |watched| self.paused_ms(&watched.service(), outage.started, now));
+        outage.duration(now).saturating_sub(std::time::Duration::from_millis(paused.max(0).cast_unsigned()))
+    }
+
+    /// Milliseconds in maintenance between two instants.
+    pub(super) fn paused_ms(&self, service: &Service, from: DateTime<Utc>, to: DateTime<Utc>) -> i64 {
+        covered_ms(&self.windows.spans_of(service, from, to))
+    }
+
+    /// The operator's windows are replaced.
+    pub(super) fn list_windows(&self, listed: Vec<MaintenanceWindow>) {
+        self.windows.change(|kept| kept.listed = listed.into_iter().map(Arc::new).collect());
+        self.windows_in_force();
+    }
+
+    pub(super) fn restore_windows(&self, stored: Vec<(MaintenanceWindow, bool)>) {
+        self.windows.change(|kept| {
+            for (window, hidden) in stored {
+                (if hidden { &mut kept.past } else { &mut kept.registered }).push(Arc::new(window));
+            }
+        });
+    }
+
+    /// Makes a window of the API durable and puts it in force, new or changed.
+    ///
+    /// # Errors
+    /// It could not be stored; nothing has changed.
+    pub async fn put_window(&self, window: MaintenanceWindow) -> Result<Arc<MaintenanceWindow>, NotDurable> {
+        let _turn = self.windows.turn.lock().await;
+        let window = Arc::new(window);
+        let batch = Batch { windows: [(window.id, ((*window).clone(), false))].into(), ..Batch::default() };
+        self.store_windows(batch).await?;
+        self.windows.change(|kept| {
+            kept.registered.retain(|known| known.id != window.id);
+            kept.registered.push(window.clone());
+        });
+        self.windows_in_force();
+        Ok(window)
+    }
+
+    /// Takes a window away. What it was in force for stays so.
+    ///
+    /// # Errors
+    /// It could not be stored; nothing has changed.
+    pub async fn remove_window(&self, window: &MaintenanceWindow) -> Result<(), NotDurable> {
+        let _turn = self.windows.turn.lock().await;
+        let now = self.clock.now();
+        let begun = window.start < now;
+        let last = now - TimeDelta::milliseconds(1);
+        let ended = Arc::new(MaintenanceWindow { end: window.end.min(last), updated_at: now, ..window.clone() });
+        let batch = if begun {
+            Batch { windows: [(window.id, ((*ended).clone(), true))].into(), ..Batch::default() }
+        } else {
+            Batch { windows_removed: vec![window.id], ..Batch::default() }
+        };
+        self.store_windows(batch).await?;
+        self.windows.change(|kept| {
+            kept.registered.retain(|known| known.id != window.id);
+            if begun {
+                kept.past.push(ended);
+            }
+        });
+        self.windows_in_force();
+        Ok(())
+    }
+
+    async fn store_windows(&self, batch: Batch) -> Result<(), NotDurable> {
+        if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
+            return Err(NotDurable);
+        }
+        self.records.write(batch).await.map_err(|error| {
+            tracing::error!(%error, "a maintenance window was not stored: nothing is changed");
+            NotDurable
+        })
+    }
+}

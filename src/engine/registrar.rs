@@ -1,0 +1,206 @@
+//! Changes of the registry over the API: durable first, then in force, then answered (DESIGN.md D3). Wishes that come
+//! together are settled together, so that ten thousand registrations do not make ten thousand registries.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::commit::Transition;
+use super::{Engine, RosterChange};
+use crate::domain::definitions::{Applied, Change, Definitions, Listed, Refused, Undo};
+use crate::domain::registry::RegistryError;
+use crate::domain::service::ServiceName;
+use crate::store::records::Batch;
+
+/// Wishes settled together at most: our choice.
+const TOGETHER: usize = 256;
+
+/// Why a wish was not granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    Refused(Refused),
+    /// It could not be made durable; nothing has changed.
+    Unavailable,
+}
+
+type Answer = Result<Applied, Denied>;
+type Wish = (Change, oneshot::Sender<Answer>);
+
+/// Every definition, and the wishes that wait for their turn.
+#[derive(Debug, Default)]
+pub struct Registrar {
+    definitions: tokio::sync::Mutex<Definitions>,
+    wishes: Mutex<Vec<Wish>>,
+}
+
+impl Registrar {
+    fn take(&self) -> Vec<Wish> {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = wishes.len().min(TOGETHER);
+        wishes.drain(..count).collect()
+    }
+}
+
+impl Engine {
+    /// Grants or refuses a wish. When it says yes, the change is durable and in force.
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    pub async fn change_registry(self: &Arc<Self>, change: Change) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        self.registrar.wishes.lock().unwrap_or_else(PoisonError::into_inner).push((change, answer));
+        let engine = self.clone();
+        // A task of its own: a client that goes away must not leave a change half done.
+        tokio::spawn(async move {
+            let mut definitions = engine.registrar.definitions.lock().await;
+            let wishes = engine.registrar.take();
+            if !wishes.is_empty() {
+                engine.settle_wishes(&mut definitions, wishes).await;
+            }
+        });
+        answered.await.unwrap_or(Err(Denied::Unavailable))
+    }
+
+    async fn settle_wishes(self: &Arc<Self>, definitions: &mut Definitions, wishes: Vec<Wish>) {
+        let now = self.clock.now();
+        let mut granted: Vec<(oneshot::Sender<Answer>, Applied)> = Vec::new();
+        let mut undos: Vec<Undo> = Vec::new();
+        let mut erased: Vec<ServiceName> = Vec::new();
+        for (change, answer) in wishes {
+            match definitions.apply(change, &self.config.defaults, now) {
+                Ok((applied, None)) => {
+                    let _ = answer.send(Ok(applied));
+                }
+                Ok((applied, Some(undo))) => {
+                    if matches!(applied, Applied::Removed) {
+                        erased.push(undo.name.clone());
+                    }
+                    undos.push(undo);
+                    granted.push((answer, applied));
+                }
+                Err(refused) => {
+                    let _ = answer.send(Err(Denied::Refused(refused)));
+                }
+            }
+        }
+        if granted.is_empty() {
+            return;
+        }
+        let mut batch = Batch { erased: erased.clone(), ..Batch::default() };
+        for undo in &undos {
+            match definitions.registration(&undo.name) {
+                Some(known) => {
+                    batch.unregistered.retain(|name| *name != undo.name);
+                    batch.registrations.insert(undo.name.clone(), (*known.registration).clone());
+                }
+                None => batch.unregistered.push(undo.name.clone()),
+            }
+        }
+        let written = if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
+            Err("records cannot be written".to_owned())
+        } else {
+            self.records.write(batch).await.map_err(|error| error.to_string())
+        };
+        if let Err(error) = written {
+            tracing::error!(error, "registrations not stored: nothing is changed");
+            let mut inverse = Transition::default();
+            for undo in undos.into_iter().rev() {
+                // The store may have taken it and its answer was lost: it hears of the truth when it is back.
+                match &undo.before {
+                    Some(known) => {
+                        inverse.beside.unregistered.retain(|name| *name != undo.name);
+                        inverse.beside.registrations.insert(undo.name.clone(), (*known.registration).clone());
+                    }
+                    None => {
+                        inverse.beside.registrations.remove(&undo.name);
+                        inverse.beside.unregistered.push(undo.name.clone());
+                    }
+                }
+                definitions.undo(undo);
+            }
+            drop(self.commit.transition(inverse));
+            for (answer, _) in granted {
+                let _ = answer.send(Err(Denied::Unavailable));
+            }
+            return;
+        }
+        if let Err(error) = self.put_in_force(definitions, &erased).await {
+            // Cannot be: each change was judged by the same rules. It is durable, and in force with the next change.
+            tracing::error!(%error, "the registry could not be made");
+        }
+        for (answer, applied) in granted {
+            let _ = answer.send(Ok(applied));
+        }
+    }
+
+    /// Watches everything that is defined.
+    async fn put_in_force(
+        self: &Arc<Self>,
+        definitions: &Definitions,
+        erased: &[ServiceName],
+    ) -> Result<RosterChange, RegistryError> {
+        let (registry, left_out) = definitions.registry()?;
+        for sentence in &left_out {
+            tracing::warn!("{sentence}");
+        }
+        Ok(self.watch(registry, |_| None, erased).await)
+    }
+
+    /// Puts what the operator has written in force, beside the registrations.
+    ///
+    /// # Errors
+    /// It contradicts itself; nothing has changed.
+    pub async fn list_services(self: &Arc<Self>, listed: Listed) -> Result<RosterChange, RegistryError> {
+        let mut definitions = self.registrar.definitions.lock().await;
+        let listed = dated(listed, definitions.listed(), self.clock.now());
+        let windows = listed.windows.clone();
+        let before = definitions.list(listed);
+        match self.put_in_force(&definitions, &[]).await {
+            Ok(change) => {
+                self.list_windows(windows);
+                Ok(change)
+            }
+            Err(error) => {
+                definitions.list(before);
+                Err(error)
+            }
+        }
+    }
+
+    /// The definitions at a start, before anything is watched.
+    pub(super) async fn define(
+        &self,
+        listed: Listed,
+        registrations: Vec<crate::domain::registration::Registration>,
+    ) -> Result<crate::domain::registry::Registry, RegistryError> {
+        let mut definitions = self.registrar.definitions.lock().await;
+        definitions.list(dated(listed, &Listed::default(), self.clock.now()));
+        for registration in registrations {
+            match registration.service(&self.config.defaults) {
+                Ok(service) => definitions.restore(registration, service),
+                Err(problems) => {
+                    let name = registration.name().map(|name| name.to_string()).unwrap_or_default();
+                    let told: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.message)).collect();
+                    tracing::error!(service.name = name, "a registration is not watched: {}", told.join("; "));
+                }
+            }
+        }
+        let (registry, left_out) = definitions.registry()?;
+        for sentence in &left_out {
+            tracing::warn!("{sentence}");
+        }
+        Ok(registry)
+    }
+}
+
+/// Gives what the operator has written its dates: those of before where nothing has changed.
+fn dated(listed: Listed, before: &Listed, now: chrono::DateTime<chrono::Utc>) -> Listed {
+    let known: std::collections::HashMap<&ServiceName, _> =
+        before.services.iter().map(|service| (&service.name, service)).collect();
+    let services = listed.services.iter().map(|service| match known.get(&service.name) {
+        Some(known) if known.fingerprint == service.fingerprint => (*known).clone(),
+        Some(known) => Arc::new((**service).clone().dated(known.created, now, 0)),
+        None => Arc::new((**service).clone().dated(now, now, 0)),
+    });
+    Listed { services: services.collect(), ..listed }
+}
