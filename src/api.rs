@@ -2,12 +2,18 @@
 //! what comes before HTTP (sockets, deadlines) in [`serve`].
 
 pub mod auth;
+mod endpoints;
 mod error;
 mod gate;
 mod health;
+mod input;
 mod lists;
+mod maintenance;
 mod metrics;
+mod outages;
 mod prometheus;
+mod record;
+mod registry;
 pub mod serve;
 mod services;
 pub mod state;
@@ -48,15 +54,37 @@ pub fn router(state: ApiState) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::overall))
         .route("/health/live", get(health::live))
-        .route("/health/services", get(health::services))
+        .route("/health/services", get(health::services).post(registry::register_health))
+        .route(
+            "/health/services/{name}",
+            get(endpoints::show_health).put(registry::update_health).delete(registry::remove_health),
+        )
         .route("/health/service/{name}", get(health::service))
-        .route("/services", get(services::registry))
+        .route("/services", get(services::registry).post(registry::register))
+        .route("/services/{id}", get(endpoints::show).put(registry::update).delete(registry::remove))
+        .route("/services/{id}/check", post(endpoints::check))
+        .route("/services/{id}/status", get(endpoints::status))
+        .route("/services/{id}/history", get(endpoints::history))
+        .route("/services/{id}/availability", get(endpoints::availability))
+        .route("/services/{id}/impact", get(endpoints::impact))
+        .route("/services/status/summary", get(endpoints::summary))
+        .route("/api/v1/services/status", get(endpoints::booleans))
         .route("/services/dependencies", get(services::dependencies))
         .route("/status/critical", get(status::critical))
         .route("/status/dashboard", get(status::dashboard))
         .route("/metrics", get(metrics::all))
         .route("/metrics/prometheus", get(metrics::text))
         .route("/metrics/service/{name}", get(metrics::service))
+        .route("/metrics/history", get(metrics::history))
+        .route("/metrics/{name}", get(metrics::named_service))
+        .route("/outages", get(outages::list))
+        .route("/outages/active", get(outages::active))
+        .route("/outages/summary", get(outages::summary))
+        .route("/outages/{id}", get(outages::show))
+        .route("/outages/{id}/resolve", post(outages::resolve))
+        .route("/maintenance", get(maintenance::list).post(maintenance::create))
+        .route("/maintenance/active", get(maintenance::active))
+        .route("/maintenance/{id}", get(maintenance::show).put(maintenance::update).delete(maintenance::remove))
         .route("/config/reload", post(services::reload))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)

@@ -368,6 +368,12 @@ impl Engine {
         changes
     }
 
+    /// The failed dependency that explains why `name` fails; `None` when it is up, or fails by itself.
+    pub fn root_cause(&self, name: &ServiceName) -> Option<ServiceName> {
+        let roster = self.live.roster();
+        self.judge().root_cause(&roster.registry, name)
+    }
+
     /// A failed dependency of `service` that degrades it.
     fn degraded_by(&self, service: &Service) -> Option<ServiceName> {
         if !service.depends_on.iter().any(|needed| needed.degrade) {

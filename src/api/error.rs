@@ -31,7 +31,7 @@ pub struct Invalid {
 
 impl From<Invalid> for ApiError {
     fn from(invalid: Invalid) -> Self {
-        Self::Invalid(Box::new(invalid))
+        Self::Invalid(vec![invalid])
     }
 }
 
@@ -62,8 +62,14 @@ pub enum ApiError {
     HeadersTooLarge,
     #[error("{0}")]
     UnsupportedMedia(&'static str),
-    #[error("{}: {}", .0.field, .0.rule)]
-    Invalid(Box<Invalid>),
+    #[error("{}", .0.iter().map(|one| format!("{}: {}", one.field, one.rule)).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Invalid>),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("The record has changed since it was read")]
+    PreconditionFailed,
+    #[error("This service was checked by hand less than a second ago")]
+    TooSoon { retry_after: Duration },
     #[error("{0}")]
     Unavailable(&'static str),
     #[error("{0}")]
@@ -75,7 +81,9 @@ impl ApiError {
         match self {
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::Guessing { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Guessing { .. } | Self::TooSoon { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::UnknownMethod => StatusCode::METHOD_NOT_ALLOWED,
@@ -94,7 +102,9 @@ impl ApiError {
         match self {
             Self::Unauthenticated(_) => "unauthenticated",
             Self::Forbidden => "forbidden",
-            Self::Guessing { .. } => "too_many_requests",
+            Self::Guessing { .. } | Self::TooSoon { .. } => "too_many_requests",
+            Self::Conflict(_) => "conflict",
+            Self::PreconditionFailed => "precondition_failed",
             Self::Malformed => "malformed",
             Self::UnknownPath | Self::NotFound(_) => "not_found",
             Self::UnknownMethod => "method_not_allowed",
@@ -111,13 +121,17 @@ impl ApiError {
     pub(super) fn body(&self, instance: &str, now: DateTime<Utc>) -> Value {
         let message = self.to_string();
         let detail = match self {
-            Self::Invalid(invalid) => {
-                let mut item =
-                    json!({"type": invalid.kind, "loc": [invalid.place, invalid.field], "msg": invalid.rule});
-                if let (Some(input), Some(item)) = (&invalid.input, item.as_object_mut()) {
-                    item.insert("input".to_owned(), input.clone());
-                }
-                json!([item])
+            Self::Invalid(all) => {
+                let one = |invalid: &Invalid| {
+                    let place = std::iter::once(invalid.place).chain(invalid.field.split('.'));
+                    let place: Vec<&str> = place.collect();
+                    let mut item = json!({"type": invalid.kind, "loc": place, "msg": invalid.rule});
+                    if let (Some(input), Some(item)) = (&invalid.input, item.as_object_mut()) {
+                        item.insert("input".to_owned(), input.clone());
+                    }
+                    item
+                };
+                all.iter().map(one).collect()
             }
             _ => json!(message),
         };
@@ -134,6 +148,7 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(Value::Null)).into_response();
         let wait = match self {
             Self::Guessing { retry_after } => Some(retry_after),
+            Self::TooSoon { retry_after } => Some(retry_after.max(SOON)),
             Self::Unavailable(_) => Some(SOON),
             _ => None,
         };

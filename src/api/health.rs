@@ -68,9 +68,11 @@ pub(super) async fn live(State(app): State<ApiState>) -> Json<Value> {
 
 /// `GET /health`: the word over the fleet, and how the monitor itself is.
 pub(super) async fn overall(State(app): State<ApiState>) -> Json<Value> {
-    let counts = app.engine.live.counts();
+    app.engine.windows_in_force();
+    let fleet = app.engine.live.fleet();
+    let counts = fleet.all;
     Json(json!({
-        "status": counts.overall(),
+        "status": fleet.judged.overall(),
         "timestamp": Stamp(app.engine.clock.now()),
         "version": app.config.version,
         "uptime": app.uptime_s(),
@@ -78,7 +80,7 @@ pub(super) async fn overall(State(app): State<ApiState>) -> Json<Value> {
         "service": app.config.service_name,
         "services": {
             "total": counts.total(), "healthy": counts.healthy, "degraded": counts.degraded,
-            "unhealthy": counts.unhealthy, "unknown": counts.unknown, "inMaintenance": 0,
+            "unhealthy": counts.unhealthy, "unknown": counts.unknown, "inMaintenance": fleet.in_maintenance,
         },
         "self": itself(&app),
     }))
@@ -182,6 +184,7 @@ struct ListedService {
     critical: bool,
     category: String,
     in_maintenance: bool,
+    flapping: bool,
 }
 
 #[derive(Serialize)]
@@ -239,6 +242,7 @@ pub(super) async fn services(
 }
 
 fn services_body(app: &ApiState, page: Page, list_only: bool) -> ServicesBody {
+    app.engine.windows_in_force();
     let now = app.engine.clock.now();
     let roster = app.engine.live.roster();
     let counts = app.engine.live.counts();
@@ -273,7 +277,8 @@ fn services_body(app: &ApiState, page: Page, list_only: bool) -> ServicesBody {
             issues: state.issues.clone(),
             critical: service.critical,
             category: service.category.clone(),
-            in_maintenance: false,
+            in_maintenance: inner.in_maintenance,
+            flapping: inner.state.flaps.flapping,
         });
     }
     ServicesBody {
@@ -292,7 +297,7 @@ struct ShownCheck {
 }
 
 #[derive(Serialize)]
-struct ShownPhases {
+pub(super) struct ShownPhases {
     resolve: Option<f64>,
     connect: Option<f64>,
     tls: Option<f64>,
@@ -320,7 +325,7 @@ struct Detection {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ServiceHealth {
+pub(super) struct ServiceHealth {
     name: ServiceName,
     status: Status,
     url: String,
@@ -342,6 +347,10 @@ struct ServiceHealth {
     external_services_ok: Option<bool>,
     dependencies: Vec<ServiceName>,
     in_maintenance: bool,
+    flapping: bool,
+    /// Of protocols that look at certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_expires: Option<Stamp>,
     phases: ShownPhases,
     detection: Detection,
 }
@@ -375,7 +384,7 @@ pub(super) fn find(app: &ApiState, name: &str) -> Result<(Arc<Watched>, Arc<Serv
     Ok((watched, service))
 }
 
-fn service_health(app: &ApiState, service: &Service, inner: &Inner) -> ServiceHealth {
+pub(super) fn service_health(app: &ApiState, service: &Service, inner: &Inner) -> ServiceHealth {
     let now = app.engine.clock.now();
     let state = &inner.state;
     let policy = &app.engine.config.detection;
@@ -410,7 +419,12 @@ fn service_health(app: &ApiState, service: &Service, inner: &Inner) -> ServiceHe
         database_connected: state.facts.database_connected,
         external_services_ok: state.facts.external_services_ok,
         dependencies: service.needs().cloned().collect(),
-        in_maintenance: false,
+        in_maintenance: inner.in_maintenance,
+        flapping: state.flaps.flapping,
+        certificate_expires: state
+            .certificate_expires
+            .and_then(|at| chrono::DateTime::from_timestamp(at, 0))
+            .map(Stamp),
         phases: state.phases.into(),
         detection: Detection {
             worst_case_ms: u64::try_from(worst.as_millis()).unwrap_or(u64::MAX),

@@ -145,6 +145,18 @@ pub(super) fn answer<T: Serialize>(
     Ok(tagged(&tag, json(&make())?))
 }
 
+/// Answers with `make` under a tag of its own, or 304 when the caller has it already.
+pub(super) fn answer_as<T: Serialize>(
+    headers: &HeaderMap,
+    tag: &str,
+    make: impl FnOnce() -> T,
+) -> Result<Response, ApiError> {
+    if matches(headers, tag) {
+        return Ok(not_modified(tag));
+    }
+    Ok(tagged(tag, json(&make())?))
+}
+
 /// Answers with a list over all services, made once for everyone who asks at the same time, off the async threads.
 pub(super) async fn shared<T: Serialize>(
     state: &ApiState,

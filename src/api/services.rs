@@ -1,6 +1,7 @@
 //! The registry as clients see it: services by category, the dependency graph, and the reload (CONTRACT.md 9.3, 9.9).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -9,14 +10,18 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::error::{ApiError, Invalid};
-use super::lists::{self, Page};
-use crate::domain::service::ServiceName;
+use super::input::{Asked, nothing};
+use super::lists;
+use super::record::record;
+use crate::domain::probe::Protocol;
+use crate::domain::service::{Service, ServiceName};
 use crate::domain::status::{Status, dependency_word};
 use crate::domain::time::Stamp;
+use crate::engine::live::Watched;
 
 /// Categories that are shown even when empty: CONTRACT.md 5.4.
 const ALWAYS_SHOWN: [&str; 4] = ["identity", "core", "external", "frontend"];
@@ -48,27 +53,93 @@ struct Registered {
 struct RegistryBody {
     services: Ordered<Ordered<Registered>>,
     last_updated: Stamp,
+    /// The page of 003.
+    items: Vec<Map<String, Value>>,
+    total: usize,
 }
 
-/// `GET /services`: every service with its base URL, by category.
+/// What of the registry is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    protocol: Option<Protocol>,
+    active: Option<bool>,
+    category: Option<String>,
+    skip: Option<usize>,
+    limit: Option<usize>,
+}
+
+impl Wanted {
+    fn of(asked: &Asked) -> Result<Self, ApiError> {
+        let protocols: Vec<&str> = Protocol::ALL.iter().map(|protocol| protocol.label()).collect();
+        Ok(Self {
+            protocol: asked.choice("protocol", &protocols.join(", "), Protocol::named)?,
+            active: asked.boolean("is_active")?,
+            category: asked.text("category").map(str::to_ascii_lowercase),
+            skip: asked.number("skip", 0, usize::MAX >> 1)?,
+            limit: asked.number("limit", 1, MOST)?,
+        })
+    }
+
+    fn matches(&self, service: &Service) -> bool {
+        self.protocol.is_none_or(|protocol| service.protocol == protocol)
+            && self.active.is_none_or(|active| service.active == active)
+            && self.category.as_ref().is_none_or(|category| service.category == *category)
+    }
+}
+
+/// Items of a page when nothing else is asked for, and at most: CONTRACT.md section 1.
+const PAGE: usize = 100;
+const MOST: usize = 1000;
+
+/// `GET /services`: services with their base URLs by category (000), and a page of their records (003).
 pub(super) async fn registry(
     State(app): State<ApiState>,
-    page: Page,
+    asked: Asked,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if page == Page::ALL {
-        return lists::shared(&app, &headers, "services", move |app| registry_body(app, page)).await;
+    app.engine.windows_in_force();
+    let wanted = Wanted::of(&asked)?;
+    match asked.text("view") {
+        None => {}
+        Some("names") => {
+            let generation = app.engine.live.generation();
+            return lists::answer(&app, &headers, generation, || {
+                let roster = app.engine.live.roster();
+                let services = roster.watched.iter().map(|watched| watched.service());
+                let names = services.filter(|service| wanted.matches(service)).map(|service| service.name.clone());
+                let page = names.skip(wanted.skip.unwrap_or(0)).take(wanted.limit.unwrap_or(usize::MAX));
+                page.collect::<Vec<ServiceName>>()
+            });
+        }
+        Some(_) => {
+            return Err(ApiError::from(Invalid {
+                place: "query",
+                field: "view".to_owned(),
+                rule: "must be names, or be left out".to_owned(),
+                kind: "enum",
+                input: None,
+            }));
+        }
     }
-    lists::answer(&app, &headers, app.engine.live.generation(), || registry_body(&app, page))
+    if wanted == Wanted::default() {
+        return lists::shared(&app, &headers, "services", move |app| registry_body(app, &wanted)).await;
+    }
+    lists::answer(&app, &headers, app.engine.live.generation(), || registry_body(&app, &wanted))
 }
 
-fn registry_body(app: &ApiState, page: Page) -> RegistryBody {
+fn registry_body(app: &ApiState, wanted: &Wanted) -> RegistryBody {
     let roster = app.engine.live.roster();
     let mut categories: Vec<(String, Ordered<Registered>)> =
         ALWAYS_SHOWN.iter().map(|category| ((*category).to_owned(), Ordered(Vec::new()))).collect();
     let mut places: BTreeMap<String, usize> =
         ALWAYS_SHOWN.iter().enumerate().map(|(place, category)| ((*category).to_owned(), place)).collect();
-    for watched in roster.watched.iter().skip(page.skip).take(page.limit) {
+    let matching: Vec<&Arc<Watched>> =
+        roster.watched.iter().filter(|watched| wanted.matches(&watched.service())).collect();
+    let (skip, limit) = (wanted.skip.unwrap_or(0), wanted.limit.unwrap_or(PAGE));
+    let items = matching.iter().skip(skip).take(limit).map(|watched| record(watched)).collect();
+    // Without a page or a filter the map is complete: that is what clients of 000 know.
+    let shown = if *wanted == Wanted::default() { usize::MAX } else { limit };
+    for watched in matching.iter().skip(skip).take(shown) {
         let service = watched.service();
         let place = *places.entry(service.category.clone()).or_insert_with(|| {
             categories.push((service.category.clone(), Ordered(Vec::new())));
@@ -85,7 +156,12 @@ fn registry_body(app: &ApiState, page: Page) -> RegistryBody {
             services.0.push((service.name.to_string(), shown));
         }
     }
-    RegistryBody { services: Ordered(categories), last_updated: Stamp(app.engine.clock.now()) }
+    RegistryBody {
+        services: Ordered(categories),
+        last_updated: Stamp(app.engine.clock.now()),
+        items,
+        total: matching.len(),
+    }
 }
 
 #[derive(Serialize)]
@@ -159,18 +235,7 @@ pub(super) async fn reload(State(app): State<ApiState>, body: Bytes) -> Result<J
     if app.engine.is_draining() {
         return Err(ApiError::Unavailable("Stopping"));
     }
-    if !body.is_empty() {
-        let given: Value = serde_json::from_slice(&body).map_err(|_| ApiError::Malformed)?;
-        if let Some((field, _)) = given.as_object().and_then(|fields| fields.iter().next()) {
-            return Err(ApiError::from(Invalid {
-                place: "body",
-                field: crate::domain::observation::clean(field),
-                rule: "is not a field of this request".to_owned(),
-                kind: "extra_forbidden",
-                input: None,
-            }));
-        }
-    }
+    nothing(&body)?;
     match (app.reload)().await {
         Ok(change) => {
             let message = format!(

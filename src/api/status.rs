@@ -29,6 +29,7 @@ impl Serialize for Statuses<'_> {
 
 /// `GET /status/critical`: the critical services, the active alerts, and the latest incident.
 pub(super) async fn critical(State(app): State<ApiState>) -> Json<Value> {
+    app.engine.windows_in_force();
     let live = &app.engine.live;
     let now = app.engine.clock.now();
     let view = live.critical();
@@ -38,7 +39,7 @@ pub(super) async fn critical(State(app): State<ApiState>) -> Json<Value> {
             "timestamp": Stamp(outage.started),
             "service": outage.service,
             "issue": outage.error_message,
-            "duration": round2(outage.duration(now).as_secs_f64() / 60.0),
+            "duration": round2(app.engine.outage_duration(&outage, now).as_secs_f64() / 60.0),
             "resolved": !outage.is_open(),
         })
     });
@@ -51,9 +52,11 @@ pub(super) async fn critical(State(app): State<ApiState>) -> Json<Value> {
 
 /// `GET /status/dashboard`: the fleet at a glance.
 pub(super) async fn dashboard(State(app): State<ApiState>) -> Json<Value> {
+    app.engine.windows_in_force();
     let live = &app.engine.live;
     let now = app.engine.clock.now();
-    let counts = live.counts();
+    let fleet = live.fleet();
+    let counts = fleet.all;
     let events: Vec<Value> = live
         .events
         .latest(SHOWN_EVENTS)
@@ -66,7 +69,7 @@ pub(super) async fn dashboard(State(app): State<ApiState>) -> Json<Value> {
         .collect();
     Json(json!({
         "dashboard": {
-            "overallStatus": counts.overall(),
+            "overallStatus": fleet.judged.overall(),
             "systemUptime": round2(live.system_uptime(now)),
             "activeAlerts": live.alert_count(),
             "servicesSummary": {

@@ -1,0 +1,173 @@
+//! Maintenance windows over the API (CONTRACT.md 9.8): list, make, change, end early, take away.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::header::ETAG;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::ApiState;
+use super::error::ApiError;
+use super::health::named;
+use super::input::{Asked, if_match, nothing, object, refused};
+use crate::domain::maintenance::{MaintenanceWindow, WindowSource, spec};
+use crate::domain::observation::clean;
+use crate::domain::service::ServiceName;
+use crate::domain::time::Stamp;
+
+type Named = Result<Path<String>, PathRejection>;
+
+/// `GET /maintenance/`: by start.
+pub(super) async fn list(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+    let past = asked.boolean("include_past")?.unwrap_or(false);
+    let future = asked.boolean("include_future")?.unwrap_or(true);
+    let now = app.engine.clock.now();
+    let windows = app.engine.windows.shown();
+    let wanted = windows.iter().filter(|window| (past || window.end >= now) && (future || window.start <= now));
+    paged(&app, wanted, &asked)
+}
+
+/// `GET /maintenance/active`: those in force now.
+pub(super) async fn active(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+    let in_force = app.engine.windows_in_force();
+    paged(&app, in_force.windows.iter(), &asked)
+}
+
+fn paged<'a>(
+    app: &ApiState,
+    windows: impl Iterator<Item = &'a Arc<MaintenanceWindow>>,
+    asked: &Asked,
+) -> Result<Json<Value>, ApiError> {
+    let (skip, limit) = asked.page()?;
+    let windows: Vec<&Arc<MaintenanceWindow>> = windows.collect();
+    let items: Vec<Value> = windows.iter().skip(skip).take(limit).map(|window| shown(app, window)).collect();
+    Ok(Json(json!({"items": items, "total": windows.len()})))
+}
+
+fn not_found(id: &str) -> ApiError {
+    ApiError::NotFound(format!("Maintenance window with ID {} not found", clean(id)))
+}
+
+fn find(app: &ApiState, id: &str) -> Result<Arc<MaintenanceWindow>, ApiError> {
+    let found = id.parse::<Uuid>().ok().and_then(|id| app.engine.windows.find(id));
+    found.ok_or_else(|| not_found(id))
+}
+
+/// `GET /maintenance/{id}`
+pub(super) async fn show(State(app): State<ApiState>, id: Named) -> Result<Response, ApiError> {
+    let window = find(&app, &named(id))?;
+    Ok(tagged(&app, &window, StatusCode::OK))
+}
+
+/// `POST /maintenance/`: a new window, in force at once if it has begun.
+pub(super) async fn create(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
+    put(&app, &body, None, StatusCode::CREATED).await
+}
+
+/// `PUT /maintenance/{id}`: changes what is sent; an `end_time` of now ends it early.
+pub(super) async fn update(
+    State(app): State<ApiState>,
+    id: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let window = changeable(&app, &named(id), &headers)?;
+    put(&app, &body, Some(&window), StatusCode::OK).await
+}
+
+/// `DELETE /maintenance/{id}`
+pub(super) async fn remove(
+    State(app): State<ApiState>,
+    id: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    nothing(&body)?;
+    let window = changeable(&app, &named(id), &headers)?;
+    let removed = app.engine.remove_window(&window).await;
+    removed.map_err(|_| ApiError::Unavailable("Records are not writable; nothing was changed"))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn changeable(app: &ApiState, id: &str, headers: &HeaderMap) -> Result<Arc<MaintenanceWindow>, ApiError> {
+    let window = find(app, id)?;
+    if app.engine.is_draining() {
+        return Err(ApiError::Unavailable("Stopping"));
+    }
+    if window.source == WindowSource::File {
+        let text = format!("Maintenance window {} is defined in the services file; change it there", window.id);
+        return Err(ApiError::Conflict(text));
+    }
+    let version = window.updated_at.timestamp_millis().cast_unsigned();
+    if if_match(headers)?.is_some_and(|read| read != version) {
+        return Err(ApiError::PreconditionFailed);
+    }
+    Ok(window)
+}
+
+async fn put(
+    app: &ApiState,
+    body: &Bytes,
+    base: Option<&MaintenanceWindow>,
+    code: StatusCode,
+) -> Result<Response, ApiError> {
+    let sent = object(body)?;
+    if app.engine.is_draining() {
+        return Err(ApiError::Unavailable("Stopping"));
+    }
+    let known = |name: &ServiceName| app.engine.live.find(name).map(|watched| watched.service().name.clone());
+    let now = app.engine.clock.now();
+    let window =
+        spec::window(&sent, base, WindowSource::Api, known, now).map_err(|problems| refused(problems, &sent))?;
+    let kept = app.engine.put_window(window).await;
+    let kept = kept.map_err(|_| ApiError::Unavailable("Records are not writable; nothing was changed"))?;
+    Ok(tagged(app, &kept, code))
+}
+
+fn tagged(app: &ApiState, window: &MaintenanceWindow, code: StatusCode) -> Response {
+    let mut response = (code, Json(shown(app, window))).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", window.updated_at.timestamp_millis())) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+fn shown(app: &ApiState, window: &MaintenanceWindow) -> Value {
+    let now = app.engine.clock.now();
+    let names: Vec<&str> = window.scope.services.iter().map(ServiceName::as_str).collect();
+    let endpoints: Vec<Value> = window
+        .scope
+        .services
+        .iter()
+        .filter_map(|name| app.engine.live.find(name))
+        .map(|watched| {
+            let service = watched.service();
+            json!({"id": service.name, "name": service.display_name})
+        })
+        .collect();
+    json!({
+        "id": window.id,
+        "name": window.name,
+        "description": window.description,
+        "start_time": Stamp(window.start),
+        "end_time": Stamp(window.end),
+        "created_by": window.created_by,
+        "created_at": Stamp(window.created_at),
+        "updated_at": Stamp(window.updated_at),
+        "is_active": window.is_in_force(now),
+        "endpoint_ids": names,
+        "affected_services": names.join(","),
+        "endpoints": endpoints,
+        "tags": window.scope.tags,
+        "categories": window.scope.categories,
+        "recurrence": window.recurrence,
+        "next_start": window.next_start(now).map(Stamp),
+        "source": window.source,
+    })
+}

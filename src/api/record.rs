@@ -1,0 +1,232 @@
+//! One service as clients of 003 and 002 see it, and its checks in the words of 003 (CONTRACT.md 7.4 and 9.3).
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::ApiState;
+use crate::domain::check::Check;
+use crate::domain::definitions::version_tag;
+use crate::domain::observation::Reason;
+use crate::domain::probe::{Probe, Protocol};
+use crate::domain::service::Service;
+use crate::domain::status::Status;
+use crate::domain::time::{Stamp, round2};
+use crate::engine::live::{Inner, Watched};
+
+/// Said instead of an error while a window is in force, and of a service that is not probed: CONTRACT.md 7.4.
+pub(super) const IN_MAINTENANCE: &str = "Service is in maintenance";
+pub(super) const INACTIVE: &str = "Service is inactive";
+
+/// A status in the words of 003.
+pub(super) fn word(status: Status) -> &'static str {
+    match status {
+        Status::Healthy => "UP",
+        Status::Degraded => "DEGRADED",
+        Status::Unhealthy => "DOWN",
+        Status::Unknown => "UNKNOWN",
+    }
+}
+
+/// The present status in the words of 003, and why it is unknown, if it is for a reason of ours.
+pub(super) fn present(service: &Service, inner: &Inner) -> (&'static str, Option<&'static str>) {
+    if !service.active {
+        ("UNKNOWN", Some(INACTIVE))
+    } else if inner.in_maintenance {
+        ("UNKNOWN", Some(IN_MAINTENANCE))
+    } else {
+        (word(inner.state.status), None)
+    }
+}
+
+/// Seconds as a whole number, with decimals when needed.
+pub(super) fn seconds(span: Duration) -> Value {
+    if span.subsec_nanos() == 0 { json!(span.as_secs()) } else { json!(round_ms(span.as_secs_f64())) }
+}
+
+fn round_ms(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// Milliseconds of an answer.
+pub(super) fn ms(us: Option<u32>) -> Option<f64> {
+    us.map(|us| round2(f64::from(us) / 1000.0))
+}
+
+/// The record of one service. Fields of 003 come first.
+pub(super) fn record(watched: &Watched) -> Map<String, Value> {
+    let service = watched.service();
+    let inner = watched.lock();
+    let (status, _) = present(&service, &inner);
+    let current = inner
+        .state
+        .last_check
+        .map(|at| json!({"status": status, "response_time": ms(inner.state.response_us), "timestamp": Stamp(at)}));
+    let in_maintenance = inner.in_maintenance;
+    let flapping = inner.state.flaps.flapping;
+    drop(inner);
+    let definition: Map<String, Value> = serde_json::from_str(service.definition.expose_secret()).unwrap_or_default();
+    let given = |field: &str| definition.get(field).cloned().unwrap_or(Value::Null);
+    let (method, connection, follow) = match &service.probe {
+        Probe::Http(probe) => (json!(probe.method), json!(probe.connection), json!(probe.follow_redirects)),
+        _ => (Value::Null, Value::Null, Value::Null),
+    };
+    let expects = !service.expected.codes.is_empty();
+    let on_unexpected = expects.then_some(if service.expected.otherwise_unhealthy { "unhealthy" } else { "degraded" });
+    let depends_on: Vec<Value> = service
+        .depends_on
+        .iter()
+        .map(|needed| match (needed.hold_alerts, needed.degrade) {
+            (true, false) => json!(needed.name),
+            (hold_alerts, degrade) => json!({"name": needed.name, "hold_alerts": hold_alerts, "degrade": degrade}),
+        })
+        .collect();
+    let fields = json!({
+        "id": service.name,
+        "name": service.display_name,
+        "url": service.url,
+        "protocol": service.protocol.as_str(),
+        "check_interval": seconds(service.interval),
+        "timeout": seconds(service.timeout),
+        "retries": service.retries,
+        "expected_status_code": given("expected_status_code"),
+        "expected_response_pattern": given("expected_response_pattern"),
+        "is_active": service.active,
+        "created_at": Stamp(service.created),
+        "updated_at": Stamp(service.updated),
+        "current_status": current,
+        "description": service.description,
+        "category": service.category,
+        "critical": service.critical,
+        "critical_path": service.critical_path,
+        "depends_on": depends_on,
+        "tags": service.tags,
+        "method": method,
+        "headers": masked(&definition, "headers"),
+        "connection": connection,
+        "expected_status_codes": given("expected_status_codes"),
+        "on_unexpected": on_unexpected,
+        "follow_redirects": follow,
+        "thresholds": definition.get("thresholds").cloned().unwrap_or_else(|| json!({})),
+        "source": service.source,
+        "in_maintenance": in_maintenance,
+        "flapping": flapping,
+    });
+    let Value::Object(mut fields) = fields else { return Map::new() };
+    if !service.depends_on_any.is_empty() {
+        fields.insert("depends_on_any".to_owned(), json!(service.depends_on_any));
+    }
+    if definition.contains_key("body") {
+        fields.insert("body".to_owned(), Value::from("***"));
+    }
+    for field in ["expected_headers", "expected_json", "on_assertion"] {
+        if let Some(value) = definition.get(field) {
+            fields.insert(field.to_owned(), value.clone());
+        }
+    }
+    for table in ["tcp", "udp", "dns", "tls", "icmp", "redis", "postgres", "filesystem", "grpc"] {
+        let own = service.protocol.label() == table || (table == "tls" && definition.contains_key(table));
+        if own && !matches!(service.protocol, Protocol::Amqp) {
+            fields.insert(table.to_owned(), shown_table(&definition, table));
+        }
+    }
+    fields
+}
+
+/// The names of a map with every value hidden.
+fn masked(definition: &Map<String, Value>, field: &str) -> Value {
+    let names = definition.get(field).and_then(Value::as_object).into_iter().flatten();
+    Value::Object(names.map(|(name, _)| (name.clone(), Value::from("***"))).collect())
+}
+
+fn shown_table(definition: &Map<String, Value>, table: &str) -> Value {
+    let given = definition.get(table).and_then(Value::as_object).into_iter().flatten();
+    let shown = given.filter(|(_, value)| !value.is_null()).map(|(field, value)| {
+        let secret = matches!(field.as_str(), "password" | "send");
+        (field.clone(), if secret { Value::from("***") } else { value.clone() })
+    });
+    Value::Object(shown.collect())
+}
+
+/// The flat fields of 002.
+pub(super) fn flat(app: &ApiState, watched: &Watched) -> Map<String, Value> {
+    let service = watched.service();
+    let inner = watched.lock();
+    let day = inner.history.day(app.engine.clock.now());
+    let rate = (day.checks > 0).then(|| round2(100.0 * day.healthy as f64 / day.checks as f64));
+    let state = &inner.state;
+    let details = state.details.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let fields = json!({
+        "service_name": service.name,
+        "status": if service.active { state.status } else { Status::Unknown },
+        "response_time_ms": state.response_us.map_or(0, |us| u64::from(us) / 1000),
+        "last_check": state.last_check.map(Stamp),
+        "success_rate": rate,
+        "error_message": state.error_message,
+        "details": details,
+        "endpoint_url": service.url,
+    });
+    if let Value::Object(fields) = fields { fields } else { Map::new() }
+}
+
+/// The tag of a record: the version of its definition, for `If-Match`, and how often it has been checked.
+pub(super) fn tag(watched: &Watched) -> String {
+    format!("\"{}.{:x}\"", version_tag(&watched.service()), watched.generation())
+}
+
+/// The id of a check is made of facts: the same wherever it is seen.
+pub(super) fn check_id(service: u64, check: &Check) -> Uuid {
+    let mut tail = [0; 10];
+    tail[..8].copy_from_slice(&service.to_be_bytes());
+    tail[8] = check.kind as u8;
+    uuid::Builder::from_unix_timestamp_millis(check.at_ms.max(0).cast_unsigned(), &tail).into_uuid()
+}
+
+/// A check in the words of 003.
+pub(super) fn status_record(watched: &Watched, service: &Service, check: &Check) -> Value {
+    let status = if check.maintenance { "UNKNOWN" } else { word(check.status) };
+    let message = if check.maintenance { Some(IN_MAINTENANCE.to_owned()) } else { message(service, check) };
+    json!({
+        "id": check_id(watched.hash, check),
+        "endpoint_id": service.name,
+        "status": status,
+        "response_time": ms(check.response_us),
+        "timestamp": Stamp(check.at()),
+        "error_message": message,
+        "elasticsearch_synced": false,
+        "in_maintenance": check.maintenance,
+        "reason": check.reason,
+        "kind": check.kind,
+        "http_status": (check.http_status != 0).then_some(check.http_status),
+    })
+}
+
+/// The text of a stored check in the words of sources 002 to 004 (CONTRACT.md 6.3): it is kept in those of 000.
+fn message(service: &Service, check: &Check) -> Option<String> {
+    if check.status == Status::Healthy {
+        return None;
+    }
+    let text = check.error.as_deref().unwrap_or_default();
+    let first = text.split(", ").next().unwrap_or_default();
+    let detail = |prefix: &str| first.strip_prefix(prefix).unwrap_or(first).to_owned();
+    Some(match check.reason {
+        Reason::Status if check.http_status != 0 => match service.expected.codes.as_slice() {
+            [code] => format!("Expected status code {code}, got {}", check.http_status),
+            _ => format!("Unexpected status code: {}", check.http_status),
+        },
+        Reason::ConnectRefused => "Connection failed: connection refused".to_owned(),
+        Reason::ConnectTimeout | Reason::Timeout if service.protocol == Protocol::Icmp => {
+            "Ping failed: no reply".to_owned()
+        }
+        Reason::ConnectTimeout | Reason::Timeout => "Connection timeout".to_owned(),
+        Reason::Dns => detail("connection_error: "),
+        Reason::Tls if first.starts_with("connection_error: ") => {
+            format!("Connection failed: {}", detail("connection_error: "))
+        }
+        Reason::Protocol => format!("Unexpected error: {}", text.strip_prefix("unknown_error: ").unwrap_or(text)),
+        Reason::EgressDenied => "Address not allowed".to_owned(),
+        _ => first.to_owned(),
+    })
+}

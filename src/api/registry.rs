@@ -1,0 +1,177 @@
+//! Registering, changing and removing services, on both paths and in both spellings (CONTRACT.md 5, 9.2 and 9.3).
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::header::ETAG;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use super::ApiState;
+use super::error::ApiError;
+use super::health::named;
+use super::input::{if_match, nothing, object, refused};
+use super::record::{record, tag};
+use crate::domain::definitions::{Applied, Change, Refused};
+use crate::domain::observation::clean;
+use crate::domain::registration::{Door, Given};
+use crate::domain::service::{Service, ServiceName};
+use crate::engine::registrar::Denied;
+
+type Named = Result<Path<String>, PathRejection>;
+
+/// `POST /services`: a new endpoint of 003.
+pub(super) async fn register(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
+    put_new(&app, &body, Door::Services).await
+}
+
+/// `POST /health/services`: a service of 002, whose clients register at each start.
+pub(super) async fn register_health(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
+    put_new(&app, &body, Door::Health).await
+}
+
+/// `PUT /services/{id}`: changes what is sent.
+pub(super) async fn update(
+    State(app): State<ApiState>,
+    id: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    change(&app, &named(id), &headers, &body, Door::Services).await
+}
+
+/// `PUT /health/services/{name}`: the same for 002.
+pub(super) async fn update_health(
+    State(app): State<ApiState>,
+    name: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    change(&app, &named(name), &headers, &body, Door::Health).await
+}
+
+/// `DELETE /services/{id}`: history and outages go too.
+pub(super) async fn remove(
+    State(app): State<ApiState>,
+    id: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    take_away(&app, &named(id), &headers, &body, Door::Services).await
+}
+
+/// `DELETE /health/services/{name}`: the same for 002.
+pub(super) async fn remove_health(
+    State(app): State<ApiState>,
+    name: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    take_away(&app, &named(name), &headers, &body, Door::Health).await
+}
+
+async fn put_new(app: &ApiState, body: &Bytes, door: Door) -> Result<Response, ApiError> {
+    let sent = object(body)?;
+    let given = Given::read(sent.clone()).map_err(|problems| refused(problems, &sent))?;
+    let asked = given.id().and_then(Value::as_str).map(clean).unwrap_or_default();
+    let applied = settle(app, Change::Register { given, door }, &asked, &sent, door).await?;
+    Ok(match applied {
+        Applied::Created(service) => shown(app, &service, StatusCode::CREATED, "registered successfully"),
+        Applied::Replaced(service) => shown(app, &service, StatusCode::OK, "updated successfully"),
+        Applied::Unchanged(service) => shown(app, &service, StatusCode::OK, "already registered"),
+        Applied::Removed => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+async fn change(
+    app: &ApiState,
+    name: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+    door: Door,
+) -> Result<Response, ApiError> {
+    let sent = object(body)?;
+    let given = Given::read(sent.clone()).map_err(|problems| refused(problems, &sent))?;
+    let change = Change::Update { name: known(name, door)?, given, if_match: if_match(headers)? };
+    match settle(app, change, name, &sent, door).await? {
+        Applied::Created(service) | Applied::Replaced(service) | Applied::Unchanged(service) => {
+            Ok(shown(app, &service, StatusCode::OK, "updated successfully"))
+        }
+        Applied::Removed => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+async fn take_away(
+    app: &ApiState,
+    name: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+    door: Door,
+) -> Result<Response, ApiError> {
+    nothing(body)?;
+    let change = Change::Remove { name: known(name, door)?, if_match: if_match(headers)? };
+    settle(app, change, name, &Map::new(), door).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn known(name: &str, door: Door) -> Result<ServiceName, ApiError> {
+    ServiceName::new(name).map_err(|_| not_found(name, door))
+}
+
+/// The sentence of the path for a service that is not there.
+pub(super) fn not_found(name: &str, door: Door) -> ApiError {
+    let name = clean(name);
+    ApiError::NotFound(match door {
+        Door::Services => format!("Service endpoint with ID {name} not found"),
+        Door::Health => format!("Service {name} not found"),
+    })
+}
+
+async fn settle(
+    app: &ApiState,
+    change: Change,
+    asked: &str,
+    sent: &Map<String, Value>,
+    door: Door,
+) -> Result<Applied, ApiError> {
+    if app.engine.is_draining() {
+        return Err(ApiError::Unavailable("Stopping"));
+    }
+    app.engine.change_registry(change).await.map_err(|denied| match denied {
+        Denied::Unavailable => ApiError::Unavailable("Records are not writable; nothing was changed"),
+        Denied::Refused(Refused::Exists(_)) => {
+            ApiError::Conflict(format!("Service endpoint with ID {asked} already exists"))
+        }
+        Denied::Refused(Refused::InFile(name)) => {
+            ApiError::Conflict(format!("Service {name} is defined in the services file; change it there"))
+        }
+        Denied::Refused(Refused::Unknown(_)) => not_found(asked, door),
+        Denied::Refused(Refused::NeededBy(name, dependents)) => {
+            let names: Vec<&str> = dependents.iter().map(ServiceName::as_str).collect();
+            ApiError::Conflict(format!("Service {name} is still needed by {}", names.join(", ")))
+        }
+        Denied::Refused(Refused::Stale) => ApiError::PreconditionFailed,
+        Denied::Refused(Refused::Invalid(problems)) => refused(problems, sent),
+    })
+}
+
+/// The record after a change, with what has been done.
+fn shown(app: &ApiState, service: &Arc<Service>, code: StatusCode, done: &str) -> Response {
+    let name = &service.name;
+    let Some(watched) = app.engine.live.find(name) else {
+        // Removed again in the meantime.
+        return not_found(name.as_str(), Door::Services).into_response();
+    };
+    let mut fields = record(&watched);
+    fields.insert("message".to_owned(), Value::from(format!("Service '{name}' {done}")));
+    fields.insert("service_name".to_owned(), Value::from(name.as_str()));
+    let mut response = (code, Json(Value::Object(fields))).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag(&watched)) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
