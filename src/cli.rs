@@ -1,11 +1,11 @@
-//! The commands. Each returns its exit code; the one that matters is `run`.
+//! The commands. Each returns its exit code; the one that matters is `run`. Those that ask a running service over its API
+//! are in `cli/`, one resource a file.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
 use crate::app::{self, AppError, install_crypto_provider};
@@ -13,7 +13,7 @@ use crate::config::{ConfigError, Settings, Sources, load_services};
 use crate::domain::classify::classify;
 use crate::domain::observation::Observation;
 use crate::domain::service::{Service, ServiceName, Source};
-use crate::domain::spec::ServiceSpec;
+use crate::domain::spec::{FilesystemTable, ServiceSpec};
 use crate::domain::status::Status;
 use crate::domain::time::round2;
 use crate::probes::{self, Clients};
@@ -21,11 +21,21 @@ use crate::probes::{self, Clients};
 /// Prints a line; a reader that has gone away (`| head`) is no error of ours.
 macro_rules! say {
     ($($text:tt)*) => {{
+        use std::io::Write as _;
         let _ = writeln!(std::io::stdout(), $($text)*);
     }};
 }
 
-/// How long `healthcheck` and `services` wait for the running service: our choice, below the usual container limit.
+mod client;
+mod maintenance;
+mod outages;
+mod services;
+mod table;
+mod times;
+
+use self::client::Failure;
+
+/// How long `healthcheck` waits for the running service: our choice, below the usual container limit.
 const ASKING: Duration = Duration::from_secs(3);
 
 /// Watches internal services, judges their health, opens and closes outages, raises and resolves alerts, and serves it
@@ -34,8 +44,8 @@ const ASKING: Duration = Duration::from_secs(3);
 #[command(
     version,
     after_help = "Settings: config/default.toml lists every key; each is also an environment variable (PORT, REDIS_URL, \
-INTERNAL_SERVICE_KEY, ...).\nExit codes: 0 clean, 1 the asked-for thing is not well, 2 configuration, 3 records store \
-unusable, 70 internal."
+INTERNAL_SERVICE_KEY, ...).\nExit codes: 0 clean, 1 the asked-for thing is not well, is not there or was refused, 2 \
+arguments or configuration, 3 records store unusable, 70 internal."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -59,24 +69,21 @@ enum Command {
     Healthcheck,
     /// Send one probe to a service of the file or to an address, and show what came back
     Probe {
-        /// Name of a service, or http:// or https:// address
+        /// Name of a service, or an address: http://, https://, tcp://, udp://, dns://, icmp://, redis://, postgres://,
+        /// amqp://, grpc://, tls://, filesystem:///path
         target: String,
         /// Print JSON instead of lines
         #[arg(long)]
         json: bool,
     },
-    /// List the services of the file, or those of a running service with their status
-    Services(Asking),
-}
-
-#[derive(Debug, Args)]
-struct Asking {
-    /// Address of a running service; the key comes from INTERNAL_SERVICE_KEY
-    #[arg(long)]
-    url: Option<String>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    json: bool,
+    /// List what is watched; add and remove services of a running service
+    Services(services::Services),
+    /// Have a running service check one of its services now; 0 when it is up or degraded
+    Check(services::Check),
+    /// Outages of a running service: list, show, resolve
+    Outages(outages::Outages),
+    /// Maintenance windows of a running service: list, add, end, remove
+    Maintenance(maintenance::Maintenance),
 }
 
 /// Parses the arguments and does what they say.
@@ -84,30 +91,26 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let sources = match Sources::of_process() {
         Ok(sources) => sources,
-        Err(error) => return fail(&error.into()),
+        Err(error) => return Failure::from(error).tell(),
     };
     match cli.command.unwrap_or(Command::Run { demo: cli.demo }) {
         Command::Run { demo } => run(&sources, demo || cli.demo),
         Command::CheckConfig => check_config(&sources),
         Command::Healthcheck => asked(healthcheck(&sources)),
         Command::Probe { target, json } => asked(probe(&sources, &target, json)),
-        Command::Services(asking) => asked(services(&sources, &asking)),
+        Command::Services(arguments) => asked(services::services(&sources, arguments)),
+        Command::Check(arguments) => asked(services::check(&sources, &arguments)),
+        Command::Outages(arguments) => asked(outages::outages(&sources, arguments)),
+        Command::Maintenance(arguments) => asked(maintenance::maintenance(&sources, arguments)),
     }
 }
 
-fn fail(error: &AppError) -> ExitCode {
-    for line in error.to_string().lines() {
-        eprintln!("error: {line}");
-    }
-    error.exit_code()
-}
-
-fn asked(work: impl Future<Output = Result<ExitCode, AppError>>) -> ExitCode {
+fn asked<E: Into<Failure>>(work: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
     install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done =
-        runtime.map_err(|error| AppError::Internal(error.to_string())).and_then(|runtime| runtime.block_on(work));
-    done.unwrap_or_else(|error| fail(&error))
+    let runtime = runtime.map_err(|error| Failure::from(AppError::Internal(error.to_string())));
+    let done = runtime.and_then(|runtime| runtime.block_on(work).map_err(Into::into));
+    done.unwrap_or_else(|failure| failure.tell())
 }
 
 fn run(sources: &Sources, demo: bool) -> ExitCode {
@@ -122,7 +125,7 @@ fn run(sources: &Sources, demo: bool) -> ExitCode {
     });
     match started {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => Failure::from(error).tell(),
     }
 }
 
@@ -169,25 +172,46 @@ fn check_config(sources: &Sources) -> ExitCode {
     ExitCode::from(if problems.is_empty() { 0 } else { 2 })
 }
 
-fn client() -> Result<reqwest::Client, AppError> {
-    let client = reqwest::Client::builder().no_proxy().timeout(ASKING).build();
-    client.map_err(|error| AppError::Internal(error.to_string()))
-}
-
-async fn healthcheck(sources: &Sources) -> Result<ExitCode, AppError> {
-    let settings = Settings::load(sources)?;
+/// Where the service of these settings listens, as this machine reaches it.
+fn own_address(settings: &Settings) -> String {
     let host = match settings.api.host.as_str() {
         "0.0.0.0" => "127.0.0.1".to_owned(),
         "::" => "[::1]".to_owned(),
         host if host.contains(':') => format!("[{host}]"),
         host => host.to_owned(),
     };
-    let url = format!("http://{host}:{}/livez", settings.api.port);
-    let alive = client()?.get(&url).send().await.is_ok_and(|answer| answer.status().is_success());
+    format!("http://{host}:{}", settings.api.port)
+}
+
+async fn healthcheck(sources: &Sources) -> Result<ExitCode, AppError> {
+    let url = format!("{}/livez", own_address(&Settings::load(sources)?));
+    let client = reqwest::Client::builder().no_proxy().timeout(ASKING).build();
+    let client = client.map_err(|error| AppError::Internal(error.to_string()))?;
+    let alive = client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success());
     if !alive {
         eprintln!("no answer from {url}");
     }
     Ok(ExitCode::from(u8::from(!alive)))
+}
+
+/// The definition of an address that is probed as it is given.
+fn addressed(target: &str) -> ServiceSpec {
+    let spec = ServiceSpec { name: "probe".to_owned(), url: Some(target.to_owned()), ..ServiceSpec::default() };
+    match (target.split_once("://"), url::Url::parse(target)) {
+        (Some((scheme, path)), _) if scheme.eq_ignore_ascii_case("filesystem") => ServiceSpec {
+            url: None,
+            protocol: Some(scheme.to_owned()),
+            filesystem: Some(FilesystemTable { paths: Some(vec![path.into()]), ..FilesystemTable::default() }),
+            ..spec
+        },
+        // A path of the web is given as the health path: an address without one would get the usual one.
+        (_, Ok(mut base)) if matches!(base.scheme(), "http" | "https") => {
+            let path = base.path().to_owned();
+            base.set_path("");
+            ServiceSpec { url: Some(base.to_string()), health_endpoint: Some(path), ..spec }
+        }
+        _ => spec,
+    }
 }
 
 /// The service to probe: one of the file, or an address under default settings.
@@ -195,19 +219,7 @@ fn find(sources: &Sources, target: &str) -> Result<(Settings, Service), AppError
     let settings = Settings::load(sources)?;
     let wrong = |problem: String| AppError::Config(ConfigError(vec![problem]));
     if target.contains("://") {
-        let spec = ServiceSpec {
-            name: "probe".to_owned(),
-            url: Some(target.to_owned()),
-            // The address as it is given.
-            health_endpoint: Some(url::Url::parse(target).map_or_else(|_| "/".to_owned(), |url| url.path().to_owned())),
-            ..ServiceSpec::default()
-        };
-        let base = url::Url::parse(target).ok().map(|mut url| {
-            url.set_path("");
-            url.to_string()
-        });
-        let spec = ServiceSpec { url: base.or(spec.url), ..spec };
-        let service = spec.into_service(&settings.defaults, Source::File).map_err(|problems| {
+        let service = addressed(target).into_service(&settings.defaults, Source::File).map_err(|problems| {
             let lines: Vec<String> =
                 problems.iter().map(|problem| format!("{} {}", problem.field, problem.message)).collect();
             wrong(lines.join("; "))
@@ -217,8 +229,8 @@ fn find(sources: &Sources, target: &str) -> Result<(Settings, Service), AppError
     let listed = load_services(&settings.services, &settings.defaults)?;
     let found = ServiceName::new(target).ok();
     let found = found.and_then(|name| listed.services.iter().find(|service| service.name == name).cloned());
-    let service =
-        found.ok_or_else(|| wrong(format!("{target} is no service of the file and no http:// or https:// address")))?;
+    let service = found
+        .ok_or_else(|| wrong(format!("{target} is no service of the file and no address such as http:// or tcp://")))?;
     Ok((settings, (*service).clone()))
 }
 
@@ -248,7 +260,8 @@ async fn probe(sources: &Sources, target: &str, as_json: bool) -> Result<ExitCod
         });
         say!("{shown}");
     } else {
-        say!("{}: {} ({})", service.url, status.as_str(), verdict.reason.as_str());
+        let shown = if service.url.is_empty() { target } else { &service.url };
+        say!("{shown}: {} ({})", status.as_str(), verdict.reason.as_str());
         if let Some(code) = code {
             say!("  HTTP {code}");
         }
@@ -260,55 +273,4 @@ async fn probe(sources: &Sources, target: &str, as_json: bool) -> Result<ExitCod
         }
     }
     Ok(ExitCode::from(u8::from(!status.is_up())))
-}
-
-async fn services(sources: &Sources, asking: &Asking) -> Result<ExitCode, AppError> {
-    let rows: Vec<Value> = match &asking.url {
-        None => {
-            let settings = Settings::load(sources)?;
-            let listed = load_services(&settings.services, &settings.defaults)?;
-            let row = |service: &Service| {
-                json!({
-                    "name": service.name, "url": service.url, "category": service.category, "critical": service.critical,
-                    "check_interval_ms": service.interval.as_millis() as u64, "timeout_ms": service.timeout.as_millis() as u64,
-                    "depends_on": service.needs().collect::<Vec<_>>(),
-                })
-            };
-            listed.services.iter().map(|service| row(service)).collect()
-        }
-        Some(url) => {
-            let key =
-                sources.variables.get("INTERNAL_SERVICE_KEY").map_or(crate::config::PUBLISHED_KEY, String::as_str);
-            let key = key.split(',').next().unwrap_or_default();
-            let address = format!("{}/health/services?view=list", url.trim_end_matches('/'));
-            let wrong = |problem: String| AppError::Config(ConfigError(vec![problem]));
-            let answer = client()?.get(&address).header("x-service-key", key).send().await;
-            let answer =
-                answer.map_err(|_| wrong(format!("no answer from {address}; is the service running there?")))?;
-            let code = answer.status();
-            let body: Value = answer.json().await.unwrap_or_default();
-            let told = body.get("message").and_then(Value::as_str).unwrap_or("no list of services came back");
-            let list = body.get("services").and_then(Value::as_array).cloned();
-            list.filter(|_| code.is_success()).ok_or_else(|| wrong(format!("{address}: HTTP {code}: {told}")))?
-        }
-    };
-    if asking.json {
-        say!("{}", Value::from(rows));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let text = |row: &Value, field: &str| row.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let width = rows.iter().map(|row| text(row, "name").len()).max().unwrap_or(0).max(4);
-    for row in &rows {
-        let mark = if row.get("critical").and_then(Value::as_bool).unwrap_or(false) { "critical" } else { "" };
-        let status = text(row, "status");
-        say!(
-            "{:<width$}  {:<9}  {:<8}  {:<12}  {}",
-            text(row, "name"),
-            status,
-            mark,
-            text(row, "category"),
-            text(row, "url")
-        );
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -648,6 +648,11 @@ impl Engine {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
+    /// Entries on the schedule.
+    pub fn scheduled(&self) -> usize {
+        self.scheduler.len()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }

@@ -41,7 +41,7 @@ pub(super) async fn show(State(app): State<ApiState>, id: Named, headers: Header
     let watched = find(&app, &named(id))?;
     app.engine.windows_in_force();
     lists::answer_as(&headers, &tag(&watched), || {
-        let mut fields = record(&watched);
+        let mut fields = record(&app, &watched);
         fields.extend(flat(&app, &watched));
         fields
     })
@@ -132,7 +132,7 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
             fields.insert("error_message".to_owned(), Value::from(reason));
             fields.insert("in_maintenance".to_owned(), Value::Bool(reason == super::record::IN_MAINTENANCE));
         }
-        fields.insert("endpoint".to_owned(), Value::Object(record(&watched)));
+        fields.insert("endpoint".to_owned(), Value::Object(record(&app, &watched)));
     }
     Ok(Json(fields))
 }

@@ -56,8 +56,9 @@ pub(super) fn ms(us: Option<u32>) -> Option<f64> {
 }
 
 /// The record of one service. Fields of 003 come first.
-pub(super) fn record(watched: &Watched) -> Map<String, Value> {
+pub(super) fn record(app: &ApiState, watched: &Watched) -> Map<String, Value> {
     let service = watched.service();
+    let on_path = app.engine.live.roster().registry.is_on_critical_path(&service.name);
     let inner = watched.lock();
     let (status, _) = present(&service, &inner);
     let current = inner
@@ -100,7 +101,7 @@ pub(super) fn record(watched: &Watched) -> Map<String, Value> {
         "description": service.description,
         "category": service.category,
         "critical": service.critical,
-        "critical_path": service.critical_path,
+        "critical_path": on_path,
         "depends_on": depends_on,
         "tags": service.tags,
         "method": method,

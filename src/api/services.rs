@@ -136,7 +136,7 @@ fn registry_body(app: &ApiState, wanted: &Wanted) -> RegistryBody {
     let matching: Vec<&Arc<Watched>> =
         roster.watched.iter().filter(|watched| wanted.matches(&watched.service())).collect();
     let (skip, limit) = (wanted.skip.unwrap_or(0), wanted.limit.unwrap_or(PAGE));
-    let items = matching.iter().skip(skip).take(limit).map(|watched| record(watched)).collect();
+    let items = matching.iter().skip(skip).take(limit).map(|watched| record(app, watched)).collect();
     // Without a page or a filter the map is complete: that is what clients of 000 know.
     let shown = if *wanted == Wanted::default() { usize::MAX } else { limit };
     for watched in matching.iter().skip(skip).take(shown) {

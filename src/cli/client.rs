@@ -139,7 +139,7 @@ impl Answer {
     /// Prints the answer as it came; one without a body prints nothing.
     pub fn print(&self) {
         if !self.text.is_empty() {
-            super::line(&one_line(&self.text));
+            say!("{}", one_line(&self.text));
         }
     }
 
@@ -252,7 +252,9 @@ fn key(sources: &Sources, environment: &str) -> Result<HeaderValue, Failure> {
         Some(key) => key,
         None if environment == DEVELOPMENT => PUBLISHED_KEY,
         None => {
-            return Err(Failure::wrong("INTERNAL_SERVICE_KEY must be set outside development: the service asks for it"));
+            return Err(Failure::wrong(
+                "INTERNAL_SERVICE_KEY must be set outside development: the service asks for it",
+            ));
         }
     };
     HeaderValue::from_str(key).map_err(|_| Failure::wrong("INTERNAL_SERVICE_KEY holds a character that no key has"))

@@ -1,7 +1,5 @@
 //! Text for a terminal: aligned columns, nothing cut, no colour, and no character from elsewhere that a terminal obeys.
 
-use std::io::Write;
-
 use serde_json::Value;
 
 /// Space between columns.
@@ -69,7 +67,9 @@ impl<const N: usize> Table<N> {
         }
         let line = |cells: &[&str; N]| {
             let mut line = String::new();
-            for ((cell, heading), widest) in cells.iter().zip(self.headings).zip(widths).filter(|(_, widest)| *widest > 0) {
+            for ((cell, heading), widest) in
+                cells.iter().zip(self.headings).zip(widths).filter(|(_, widest)| *widest > 0)
+            {
                 let padding = widest.max(width(heading)) - width(cell);
                 line.push_str(cell);
                 line.extend(std::iter::repeat_n(' ', padding));

@@ -44,7 +44,11 @@ pub fn span(text: &str) -> Result<Duration, String> {
         _ => return Err(shape()),
     };
     let ms = number.trim().parse::<f64>().map_err(|_| shape())? * factor;
-    if (0.0..=LONGEST_MS).contains(&ms) { Ok(Duration::from_micros((ms * 1000.0).round() as u64)) } else { Err(shape()) }
+    if (0.0..=LONGEST_MS).contains(&ms) {
+        Ok(Duration::from_micros((ms * 1000.0).round() as u64))
+    } else {
+        Err(shape())
+    }
 }
 
 fn offset(text: &str) -> Option<TimeDelta> {

@@ -324,14 +324,18 @@ impl Calendar {
         found
     }
 
-    /// When the service is covered by any window, cut at `from` and `to`, in order and apart from each other. Bounded
+    /// When the service is covered by any window, cut at `from` and `to`, in order and apart from each other; what was
+    /// before a window was made is not in it. Bounded
     /// as [`MaintenanceWindow::spans`] is.
     pub fn spans_of(&self, service: &Service, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Span> {
         let spans = self
             .timed()
             .filter(|(window, _)| window.scope.covers_service(service))
-            .flat_map(|(_, timetable)| timetable.spans(from, to))
-            .filter_map(|span| span.clipped(from, to))
+            .flat_map(|(window, timetable)| {
+                // A window alters nothing from before it was made.
+                let from = from.max(window.created_at);
+                timetable.spans(from, to.max(from)).into_iter().filter_map(move |span| span.clipped(from, to))
+            })
             .collect();
         union(spans)
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::histogram::Pool;
+use super::maintenance::Span;
 use super::status::Status;
 use super::window::{Counts, Parts, Phase};
 
@@ -93,27 +94,60 @@ fn worse(a: Status, b: Status) -> Status {
     if rank(b) > rank(a) { b } else { a }
 }
 
-/// What the verdict of a check makes of the time it holds.
-fn phase(check: &Check) -> Phase {
-    if check.maintenance { Phase::Maintenance } else { Phase::of(check.status) }
+/// Checks of one service, oldest first, with what else is needed to say what the time between them was.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    pub checks: &'a [Check],
+    /// A verdict holds until the next check, at most this long.
+    pub hold_ms: i64,
+    /// Maintenance windows, apart from each other and in order: their time is nothing else.
+    pub windows: &'a [Span],
 }
 
-/// The stretches of time between `from_ms` and `to_ms` that `checks` (oldest first) speak for: each holds until the next,
-/// at most for `hold_ms`.
-fn stretches(checks: &[Check], hold_ms: i64, from_ms: i64, to_ms: i64) -> impl Iterator<Item = (i64, i64, Phase)> {
-    checks.iter().enumerate().filter_map(move |(place, check)| {
-        let next = checks.get(place + 1).map_or(i64::MAX, |next| next.at_ms);
-        let until = next.min(check.at_ms.saturating_add(hold_ms)).min(to_ms);
-        let from = check.at_ms.max(from_ms);
-        (until > from).then(|| (from, until, phase(check)))
-    })
+impl Line<'_> {
+    /// The stretches of time between `from_ms` and `to_ms` that are known of, in order of time within each kind.
+    fn stretches(&self, from_ms: i64, to_ms: i64) -> Vec<(i64, i64, Phase)> {
+        let mut stretches = Vec::with_capacity(self.checks.len() + self.windows.len());
+        let windows: Vec<(i64, i64)> = self
+            .windows
+            .iter()
+            .map(|span| (span.from.timestamp_millis().max(from_ms), span.to.timestamp_millis().min(to_ms)))
+            .filter(|(from, until)| until > from)
+            .collect();
+        stretches.extend(windows.iter().map(|(from, until)| (*from, *until, Phase::Maintenance)));
+        for (place, check) in self.checks.iter().enumerate() {
+            let next = self.checks.get(place + 1).map_or(i64::MAX, |next| next.at_ms);
+            let until = next.min(check.at_ms.saturating_add(self.hold_ms)).min(to_ms);
+            let mut from = check.at_ms.max(from_ms);
+            // Where its window is known, that says what was maintenance; the verdict holds beyond its end.
+            let inside =
+                |span: &Span| (span.from.timestamp_millis()..=span.to.timestamp_millis()).contains(&check.at_ms);
+            let phase = if check.maintenance && !self.windows.iter().any(inside) {
+                Phase::Maintenance
+            } else {
+                Phase::of(check.status)
+            };
+            // What is left of it between the windows.
+            let first = windows.partition_point(|(_, until)| *until <= from);
+            for (start, end) in windows.iter().skip(first).take_while(|(start, _)| *start < until) {
+                if *start > from {
+                    stretches.push((from, *start, phase));
+                }
+                from = from.max(*end);
+            }
+            if until > from {
+                stretches.push((from, until, phase));
+            }
+        }
+        stretches
+    }
 }
 
-/// The parts of the time from `from_ms` to `to_ms`, made of `checks`, oldest first; they should begin `hold_ms` earlier.
-pub fn parts(checks: &[Check], hold_ms: i64, from_ms: i64, to_ms: i64) -> Parts {
+/// The parts of the time from `from_ms` to `to_ms`; the checks should begin `hold_ms` earlier.
+pub fn parts(line: Line<'_>, from_ms: i64, to_ms: i64) -> Parts {
     let mut parts = Parts::default();
     let mut covered = 0;
-    for (from, until, phase) in stretches(checks, hold_ms, from_ms, to_ms) {
+    for (from, until, phase) in line.stretches(from_ms, to_ms) {
         parts.add(phase, until - from);
         covered += until - from;
     }
@@ -122,11 +156,11 @@ pub fn parts(checks: &[Check], hold_ms: i64, from_ms: i64, to_ms: i64) -> Parts 
 }
 
 /// The roll-ups of one service from `from_ms` to `to_ms`, oldest first; stretches without a check are left out.
-pub fn roll_up(checks: &[Check], hold_ms: i64, from_ms: i64, to_ms: i64, resolution: Resolution) -> Vec<Rollup> {
+pub fn roll_up(line: Line<'_>, from_ms: i64, to_ms: i64, resolution: Resolution) -> Vec<Rollup> {
     let length = resolution.ms();
     let begin = |at_ms: i64| at_ms.div_euclid(length) * length;
     let mut rollups: BTreeMap<i64, (Rollup, Pool)> = BTreeMap::new();
-    for check in checks.iter().filter(|check| (from_ms..=to_ms).contains(&check.at_ms)) {
+    for check in line.checks.iter().filter(|check| (from_ms..=to_ms).contains(&check.at_ms)) {
         let at_ms = begin(check.at_ms);
         let (rollup, pool) =
             rollups.entry(at_ms).or_insert_with(|| (Rollup { at_ms, ..Rollup::default() }, Pool::default()));
@@ -142,7 +176,7 @@ pub fn roll_up(checks: &[Check], hold_ms: i64, from_ms: i64, to_ms: i64, resolut
             pool.record(us);
         }
     }
-    for (from, until, phase) in stretches(checks, hold_ms, from_ms, to_ms) {
+    for (from, until, phase) in line.stretches(from_ms, to_ms) {
         let mut at = from;
         while at < until {
             let end = (begin(at) + length).min(until);
@@ -166,6 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::observation::{Kind, Reason};
+    use super::super::time::from_ms;
     use super::*;
 
     const T0: i64 = 1_700_006_400_000;
@@ -194,12 +229,79 @@ mod tests {
         })
     }
 
+    fn windows() -> impl Strategy<Value = Vec<Span>> {
+        prop::collection::vec((1i64..400_000, 1i64..400_000), 0..6).prop_map(|steps| {
+            let mut at_ms = T0;
+            let span = |(gap, length)| {
+                let from = at_ms + gap;
+                at_ms = from + length;
+                Span { from: from_ms(from), to: from_ms(at_ms) }
+            };
+            steps.into_iter().map(span).collect()
+        })
+    }
+
+    /// The same from the definition, one millisecond at a time in the middle of each second.
+    fn sampled(line: Line<'_>, at_ms: i64) -> Phase {
+        let inside = |span: &&Span| span.from.timestamp_millis() <= at_ms && at_ms < span.to.timestamp_millis();
+        if line.windows.iter().any(|span| inside(&span)) {
+            return Phase::Maintenance;
+        }
+        let last = line.checks.iter().rev().find(|check| check.at_ms <= at_ms);
+        let Some(check) = last.filter(|check| at_ms < check.at_ms + line.hold_ms) else { return Phase::Unknown };
+        let known =
+            |span: &Span| span.from.timestamp_millis() <= check.at_ms && check.at_ms <= span.to.timestamp_millis();
+        if check.maintenance && !line.windows.iter().any(known) { Phase::Maintenance } else { Phase::of(check.status) }
+    }
+
+    #[test]
+    fn windows_cut_the_time_of_verdicts() {
+        let mut check = checks_at(&[0, 30_000, 60_000]);
+        check[1].status = Status::Unhealthy;
+        let windows = [Span { from: from_ms(T0 + 10_000), to: from_ms(T0 + 40_000) }];
+        let line = Line { checks: &check, hold_ms: HOLD, windows: &windows };
+        let parts = parts(line, T0, T0 + 90_000);
+        assert_eq!((parts.up, parts.down, parts.maintenance, parts.unknown), (40_000, 20_000, 30_000, 0));
+    }
+
+    fn checks_at(offsets: &[i64]) -> Vec<Check> {
+        let check = |offset: &i64| Check {
+            at_ms: T0 + offset,
+            status: Status::Healthy,
+            reason: Reason::Ok,
+            kind: Kind::Scheduled,
+            http_status: 200,
+            response_us: None,
+            streak: 1,
+            error: None,
+            maintenance: false,
+            redirected: false,
+        };
+        offsets.iter().map(check).collect()
+    }
+
     proptest! {
         #[test]
-        fn roll_ups_equal_a_recount_of_the_raw_checks(checks in checks(), resolution in 0usize..3) {
+        fn the_parts_are_those_of_the_definition(checks in checks(), windows in windows()) {
+            let line = Line { checks: &checks, hold_ms: HOLD, windows: &windows };
+            let (from, to) = (T0, T0 + 3_000_000);
+            let mut counted = Parts::default();
+            for (start, end, phase) in line.stretches(from, to) {
+                prop_assert!(sampled(line, start) == phase && sampled(line, end - 1) == phase);
+                counted.add(phase, end - start);
+            }
+            counted.unknown += to - from - counted.total();
+            prop_assert_eq!(parts(line, from, to), counted);
+        }
+
+        #[test]
+        fn roll_ups_equal_a_recount_of_the_raw_checks(
+            checks in checks(), windows in windows(), resolution in 0usize..3,
+        ) {
             let resolution = [Resolution::Minute, Resolution::Hour, Resolution::Day][resolution];
             let (from, to) = (T0, T0 + 30_000_000);
-            let rolled = roll_up(&checks, HOLD, from, to, resolution);
+            let line = Line { checks: &checks, hold_ms: HOLD, windows: &windows };
+            let rolled = roll_up(line, from, to, resolution);
             let counted: Vec<&Check> = checks.iter().filter(|c| c.at_ms <= to && !c.maintenance).collect();
             let mut sum = Counts::default();
             let mut pool = Pool::default();
@@ -208,7 +310,7 @@ mod tests {
                 pool.merge(&rollup.pool());
                 // By the definition, one millisecond-exact pass over the raw checks for each stretch.
                 let (start, end) = (rollup.at_ms.max(from), (rollup.at_ms + resolution.ms()).min(to));
-                prop_assert_eq!(rollup.parts, parts(&checks, HOLD, start, end));
+                prop_assert_eq!(rollup.parts, parts(line, start, end));
                 prop_assert_eq!(rollup.parts.total(), end - start);
             }
             prop_assert_eq!(sum.checks, counted.len() as u64);
@@ -223,8 +325,9 @@ mod tests {
         #[test]
         fn minutes_merged_into_hours_are_the_hours(checks in checks()) {
             let (from, to) = (T0, T0 + 86_400_000);
-            let minutes = roll_up(&checks, HOLD, from, to, Resolution::Minute);
-            let hours = roll_up(&checks, HOLD, from, to, Resolution::Hour);
+            let line = Line { checks: &checks, hold_ms: HOLD, windows: &[] };
+            let minutes = roll_up(line, from, to, Resolution::Minute);
+            let hours = roll_up(line, from, to, Resolution::Hour);
             let merged = Rollup::coarser(&minutes, Resolution::Hour);
             prop_assert_eq!(merged.len(), hours.len());
             for (merged, hour) in merged.iter().zip(&hours) {

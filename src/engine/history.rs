@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::Engine;
 use super::live::Watched;
 use crate::domain::check::{Check, CheckRun};
-use crate::domain::rollup::{self, Resolution, Rollup};
+use crate::domain::rollup::{self, Line, Resolution, Rollup};
 use crate::domain::window::Parts;
 use crate::store::StoreError;
 
@@ -94,8 +94,9 @@ impl Engine {
         resolution: Resolution,
     ) -> Result<Vec<Rollup>, StoreError> {
         let checks = self.checks(watched, from, to).await?;
-        let hold_ms = i64::try_from(watched.service().hold().as_millis()).unwrap_or(i64::MAX);
-        Ok(rollup::roll_up(&checks, hold_ms, from.timestamp_millis(), to.timestamp_millis(), resolution))
+        let windows = self.windows.spans_of(&watched.service(), from, to);
+        let line = Line { checks: &checks, hold_ms: hold_ms(watched), windows: &windows };
+        Ok(rollup::roll_up(line, from.timestamp_millis(), to.timestamp_millis(), resolution))
     }
 
     /// What the time from `from` to `to` consisted of.
@@ -109,8 +110,9 @@ impl Engine {
         to: DateTime<Utc>,
     ) -> Result<Parts, StoreError> {
         let checks = self.checks(watched, from, to).await?;
-        let hold_ms = i64::try_from(watched.service().hold().as_millis()).unwrap_or(i64::MAX);
-        Ok(rollup::parts(&checks, hold_ms, from.timestamp_millis(), to.timestamp_millis()))
+        let windows = self.windows.spans_of(&watched.service(), from, to);
+        let line = Line { checks: &checks, hold_ms: hold_ms(watched), windows: &windows };
+        Ok(rollup::parts(line, from.timestamp_millis(), to.timestamp_millis()))
     }
 
     /// The roll-ups of the fleet, oldest first.
@@ -129,6 +131,10 @@ impl Engine {
         let minutes = self.records.minutes(from.timestamp_millis(), to.timestamp_millis(), most).await?;
         Ok(Rollup::coarser(&minutes, resolution))
     }
+}
+
+fn hold_ms(watched: &Watched) -> i64 {
+    i64::try_from(watched.service().hold().as_millis()).unwrap_or(i64::MAX)
 }
 
 fn unpacked(from_ms: i64, blob: &[u8]) -> Vec<Check> {

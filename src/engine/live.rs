@@ -5,11 +5,11 @@
 //! 20,000.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
@@ -317,8 +317,8 @@ pub struct CriticalView {
 pub struct Live {
     roster: ArcSwap<Roster>,
     counts: Mutex<Fleet>,
-    /// Which windows the counts know of, told by where they lie in memory.
-    followed: AtomicUsize,
+    /// The windows the counts know of.
+    followed: ArcSwapOption<InForce>,
     alerts: Mutex<BTreeMap<String, Arc<Alert>>>,
     /// Alerts that resolved since the mirror last looked, so that Redis hears of their end.
     pub(super) ended_alerts: Mutex<Vec<Arc<Alert>>>,
@@ -381,8 +381,8 @@ impl Live {
 
     /// Counts services in maintenance as such. Nothing to do while the windows in force are the same.
     pub(super) fn follow_windows(&self, in_force: &Arc<InForce>) {
-        let here = Arc::as_ptr(in_force) as usize;
-        if self.followed.swap(here, Ordering::AcqRel) != here {
+        if !self.followed.load().as_ref().is_some_and(|known| Arc::ptr_eq(known, in_force)) {
+            self.followed.store(Some(in_force.clone()));
             self.follow_anew(in_force);
         }
     }

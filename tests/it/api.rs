@@ -170,7 +170,8 @@ async fn keys_rotate_and_readers_only_read() {
     let denied = app.ask("POST", "/config/reload", &reader, "").await;
     assert_eq!((denied.status, &denied.json["detail"]), (StatusCode::FORBIDDEN, &"Not enough permissions".into()));
     assert_eq!(status("POST", "/nope", &reader).await, StatusCode::NOT_FOUND);
-    assert_eq!(status("POST", "/services", &reader).await, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(status("POST", "/health", &reader).await, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(status("POST", "/services", &reader).await, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]
