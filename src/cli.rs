@@ -1,5 +1,5 @@
-//! The commands. Each returns its exit code; the one that matters is `run`. Those that ask a running service over its API
-//! are in `cli/`, one resource a file.
+//! The commands. Each returns its exit code; the one that matters is `run`. Those that ask a running service over its
+//! API are in `cli/`, one resource a file.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

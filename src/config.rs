@@ -192,7 +192,8 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
             })
             .collect(),
         development,
-        own: format!("{}:{}", api.host, api.port).parse().ok(),
+        own: api.host.parse::<std::net::IpAddr>().ok().map(|ip| std::net::SocketAddr::new(ip, api.port)),
+        local: local_addresses(),
     };
     let defaults = Defaults {
         registered: RegisteredDefaults { egress: egress.clone(), ..defaults.registered.clone() },
@@ -507,6 +508,27 @@ fn instance_id() -> String {
     let host = gethostname::gethostname().to_string_lossy().into_owned();
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("{host}-{}", random.get(..8).unwrap_or_default())
+}
+
+/// The addresses of this machine, as the kernel lists them; none where it does not.
+fn local_addresses() -> Vec<std::net::IpAddr> {
+    let mut found = Vec::new();
+    let routes = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let mut last = None;
+    for line in routes.lines() {
+        if let Some(address) = line.trim_start_matches([' ', '|']).strip_prefix("-- ") {
+            last = address.parse::<std::net::Ipv4Addr>().ok();
+        } else if line.contains("host LOCAL") {
+            found.extend(last.take().map(std::net::IpAddr::V4));
+        }
+    }
+    for line in std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default().lines() {
+        let number = line.get(..32).and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        found.extend(number.map(|number| std::net::IpAddr::V6(number.into())));
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// How many descriptors this process may hold.

@@ -49,6 +49,7 @@ use crate::domain::notification::{Delivery, Notification};
 use crate::domain::observation::{Kind, Observation, Reason};
 use crate::domain::outage::Outage;
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, OutagePolicy};
+use crate::domain::probe::Protocol;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::spec::Defaults;
 use crate::domain::state::{Advance, Change, ServiceState};
@@ -249,6 +250,7 @@ impl Engine {
     async fn check(self: &Arc<Self>, watched: &Arc<Watched>, kind: Kind) -> Outcome {
         self.counters.started.fetch_add(1, Ordering::Relaxed);
         let counted = Counted { counters: &self.counters, finished: false };
+        let _ended = Ended(watched);
         let service = watched.service();
         // Quick re-checks are always fresh: they test the whole way.
         let fresh = kind == Kind::Confirm || !watched.pooled.load(Ordering::Relaxed);
@@ -303,15 +305,21 @@ impl Engine {
         }
         let in_force = self.windows_in_force();
         let maintenance = in_force.covers(service).is_some();
-        let (from, last_check, step, slow) = {
-            let inner = watched.lock();
-            let step = inner.state.advance(service, &verdict, &seen, kind, now, &self.config.outage, maintenance);
+        let known = watched.lock().state.clone();
+        let last_check = known.last_check.unwrap_or(now);
+        let windows = self.windows.spans_of(service, last_check, now + service.hold());
+        // A window that came and went between two checks ends streaks as well.
+        let passed = windows.iter().any(|span| span.to < now);
+        let known = ServiceState { maintenance: known.maintenance || passed, ..known };
+        let (from, step, slow) = {
+            let step = known.advance(service, &verdict, &seen, kind, now, &self.config.outage, maintenance);
             let slow = seen.response_ms().is_some_and(|ms| ms >= service.limits.latency.warning_ms);
-            (inner.state.status, inner.state.last_check, step, slow)
+            (known.status, step, slow)
         };
         let Advance { mut state, mut changes, check: Some(check), must_commit } = step else {
             self.live.inconclusive(watched, &seen);
-            if verdict.reason == Reason::LocalResource {
+            // That this process may not ping is no trouble of the whole monitor.
+            if verdict.reason == Reason::LocalResource && service.protocol != Protocol::Icmp {
                 self.local_trouble_at.store(now.timestamp_millis(), Ordering::Relaxed);
             }
             tracing::debug!(service.name = %service.name, reason = verdict.reason.as_str(), "inconclusive");
@@ -322,7 +330,6 @@ impl Engine {
                 outage.maintenance_ms = self.paused_ms(service, outage.started, outage.ended.unwrap_or(now));
             }
         }
-        let windows = self.windows.spans_of(service, last_check.unwrap_or(now), now + service.hold());
         let taken = Taken { check: check.clone(), windows };
         if ended {
             self.commit.routine(watched.hash, &check);
@@ -358,12 +365,11 @@ impl Engine {
             // An answer that never comes means that the monitor is ending.
             Some(committed) => drop(committed.await),
             None => {
-                self.live.apply(watched, state, Some(taken));
+                self.live.apply(watched, state, Some(taken), None);
                 self.mirror.touch(watched);
             }
         }
         self.keep_in_time(watched);
-        watched.ended.notify_waiters();
         tell(service, &changes);
         changes
     }
@@ -392,10 +398,16 @@ impl Engine {
     pub async fn check_now(self: &Arc<Self>, watched: &Arc<Watched>) -> Result<Option<()>, Duration> {
         let now_ms = self.clock.now().timestamp_millis();
         let last = watched.asked_at.load(Ordering::Acquire);
-        let since = Duration::from_millis(now_ms.saturating_sub(last).max(0).cast_unsigned());
-        let claimed = watched.asked_at.compare_exchange(last, now_ms, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if (last != 0 && since < BY_HAND_EVERY) || !claimed {
+        // A wall clock that was set back is no reason to wait.
+        let since = u64::try_from(now_ms - last).map_or(BY_HAND_EVERY, Duration::from_millis);
+        if last != 0 && since < BY_HAND_EVERY {
             return Err(BY_HAND_EVERY.saturating_sub(since));
+        }
+        if watched.asked_at.compare_exchange(last, now_ms, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return Err(BY_HAND_EVERY);
+        }
+        if self.paused.load(Ordering::Relaxed) {
+            return Ok(None);
         }
         let ended = watched.ended.notified();
         tokio::pin!(ended);
@@ -432,9 +444,14 @@ impl Engine {
         let mut transition = Transition::default();
         transition.outages.push(closed.clone());
         transition.states.push((watched.clone(), state.without_outage(), None));
-        if self.commit.trouble().is_some_and(|trouble| trouble.not_durable)
-            || self.records.write(transition.batch()).await.is_err()
-        {
+        if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
+            return Err(NotDurable);
+        }
+        if self.records.write(transition.batch()).await.is_err() {
+            // Its fate is not known: the store hears of the truth when it is back.
+            let mut inverse = Transition { saved: vec![watched.clone()], ..Transition::default() };
+            inverse.outages.push(outage.clone());
+            drop(self.commit.transition(inverse));
             return Err(NotDurable);
         }
         let in_force = self.windows_in_force();
@@ -552,8 +569,11 @@ impl Engine {
         for alert in transition.alerts {
             self.live.put_alert(alert);
         }
-        for (watched, state, check) in transition.states {
-            self.live.apply(&watched, state, check);
+        for (watched, state, taken) in transition.states {
+            let name = &watched.service().name;
+            let ended =
+                transition.outages.iter().find(|outage| outage.service == *name).and_then(|outage| outage.ended);
+            self.live.apply(&watched, state, taken, ended);
             self.mirror.touch(&watched);
         }
         for event in transition.events {
@@ -655,6 +675,15 @@ impl Engine {
 
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
+    }
+}
+
+/// Tells whoever waits for a check that it has ended, however it did.
+struct Ended<'a>(&'a Watched);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.ended.notify_waiters();
     }
 }
 

@@ -26,6 +26,7 @@ use crate::domain::registration::Door;
 use crate::domain::service::ServiceName;
 use crate::domain::status::Status;
 use crate::domain::time::{Stamp, round2};
+use crate::engine::history::HistoryError;
 use crate::engine::live::Watched;
 use crate::store::records::OutageFilter;
 
@@ -71,6 +72,7 @@ pub(super) async fn check(State(app): State<ApiState>, id: Named, body: Bytes) -
     if app.engine.is_draining() {
         return Err(ApiError::Unavailable("Stopping"));
     }
+    app.engine.windows_in_force();
     let answer = |status: &str, success: bool, error: Option<String>, took: f64, state: Option<Value>| {
         let mut fields = json!({
             "endpoint_id": service.name, "status": status, "response_time": null, "execution_time": took,
@@ -95,11 +97,12 @@ pub(super) async fn check(State(app): State<ApiState>, id: Named, body: Bytes) -
         true => state.error_message.clone(),
         false => Some("Not checked: the check came to no result".to_owned()),
     });
+    // What the last conclusive check saw says nothing of this one.
     let seen = json!({
-        "response_time": ms(state.response_us),
-        "observed_status": state.status,
-        "reason": state.reason,
-        "phases": ShownPhases::from(state.phases),
+        "response_time": ms(state.response_us).filter(|_| conclusive),
+        "observed_status": conclusive.then_some(state.status),
+        "reason": conclusive.then_some(state.reason),
+        "phases": ShownPhases::from(if conclusive { state.phases } else { Default::default() }),
     });
     Ok(answer(if conclusive { status } else { "UNKNOWN" }, conclusive, error, took, Some(seen)))
 }
@@ -110,9 +113,9 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
     let watched = find(&app, &id)?;
     app.engine.windows_in_force();
     let service = watched.service();
-    let (latest, shown) = {
+    let (latest, shown, said) = {
         let inner = watched.lock();
-        (inner.history.newest().next(), present(&service, &inner))
+        (inner.history.newest().next(), present(&service, &inner), inner.state.error_message.clone())
     };
     let mut fields = match latest {
         Some(check) => status_record(&watched, &service, &check),
@@ -126,9 +129,12 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
         }
     };
     if let Some(fields) = fields.as_object_mut() {
+        // The latest check is told in its own words, under the status that stands now.
         let (word, reason) = shown;
+        fields.insert("status".to_owned(), Value::from(word));
+        fields.insert("error_message".to_owned(), said.map_or(Value::Null, Value::from));
+        fields.insert("in_maintenance".to_owned(), Value::Bool(false));
         if let Some(reason) = reason {
-            fields.insert("status".to_owned(), Value::from(word));
             fields.insert("error_message".to_owned(), Value::from(reason));
             fields.insert("in_maintenance".to_owned(), Value::Bool(reason == super::record::IN_MAINTENANCE));
         }
@@ -151,6 +157,20 @@ pub(super) async fn history(State(app): State<ApiState>, id: Named, asked: Asked
     Ok(Json(json!({"items": items, "total": page.total})))
 }
 
+/// The past cannot be told: not now, or not for so long a range.
+pub(super) fn untold(error: HistoryError) -> ApiError {
+    match error {
+        HistoryError::Store(error) => unreadable(error),
+        HistoryError::TooMany => ApiError::from(super::error::Invalid {
+            place: "query",
+            field: "start_time".to_owned(),
+            rule: format!("must be later: {error}"),
+            kind: "value_error",
+            input: None,
+        }),
+    }
+}
+
 /// Stored history cannot be read now.
 pub(super) fn unreadable(error: crate::store::StoreError) -> ApiError {
     tracing::error!(%error, "records cannot be read");
@@ -168,7 +188,7 @@ pub(super) async fn availability(
     let now = app.engine.clock.now();
     let (from, to) = asked.range(now - crate::domain::window::WINDOW, now)?;
     let to = to.min(now).max(from);
-    let parts = app.engine.parts_between(&watched, from, to).await.map_err(unreadable)?;
+    let parts = app.engine.parts_between(&watched, from, to).await.map_err(untold)?;
     let numbers = outages_between(&app, &watched, from, to, parts.up).await?;
     let s = |ms: i64| round2(ms as f64 / 1000.0);
     Ok(Json(json!({

@@ -51,7 +51,7 @@ pub(super) fn unknown_field(field: &str) -> ApiError {
 }
 
 /// Fields whose value is never shown: they may hold secrets.
-const HIDDEN: [&str; 6] = ["headers", "body", "redis", "url", "health_check_url", "health_endpoint"];
+const HIDDEN: [&str; 8] = ["headers", "body", "redis", "tcp", "udp", "url", "health_check_url", "health_endpoint"];
 
 /// Problems with a body, each with what was sent where that may be shown.
 pub(super) fn refused(problems: Vec<Problem>, sent: &Map<String, Value>) -> ApiError {

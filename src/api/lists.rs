@@ -157,6 +157,16 @@ pub(super) fn answer_as<T: Serialize>(
     Ok(tagged(tag, json(&make())?))
 }
 
+/// Answers with `value` under a tag made of what it says, or 304 when the caller has it already.
+pub(super) fn by_content<T: Serialize>(headers: &HeaderMap, value: &T) -> Result<Response, ApiError> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let body = json(value)?;
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    let tag = format!("W/\"{:x}\"", hasher.finish());
+    Ok(if matches(headers, &tag) { not_modified(&tag) } else { tagged(&tag, body) })
+}
+
 /// Answers with a list over all services, made once for everyone who asks at the same time, off the async threads.
 pub(super) async fn shared<T: Serialize>(
     state: &ApiState,
@@ -164,6 +174,8 @@ pub(super) async fn shared<T: Serialize>(
     name: &'static str,
     make: impl FnOnce(&ApiState) -> T + Send + 'static,
 ) -> Result<Response, ApiError> {
+    // What is in maintenance by now moves the generation.
+    state.engine.windows_in_force();
     let slot = state.lists.0.lock().await.entry(name).or_default().clone();
     let mut ready = slot.lock().await;
     let generation = state.engine.live.generation();

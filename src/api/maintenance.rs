@@ -16,38 +16,48 @@ use super::ApiState;
 use super::error::ApiError;
 use super::health::named;
 use super::input::{Asked, if_match, nothing, object, refused};
+use super::lists;
 use crate::domain::maintenance::{MaintenanceWindow, WindowSource, spec};
 use crate::domain::observation::clean;
 use crate::domain::service::ServiceName;
 use crate::domain::time::Stamp;
+use crate::engine::maintenance::Unchanged;
+
+/// Most windows at once: our choice; each is looked at when one begins or ends.
+const MOST_WINDOWS: usize = 10_000;
 
 type Named = Result<Path<String>, PathRejection>;
 
 /// `GET /maintenance/`: by start.
-pub(super) async fn list(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
     let past = asked.boolean("include_past")?.unwrap_or(false);
     let future = asked.boolean("include_future")?.unwrap_or(true);
     let now = app.engine.clock.now();
     let windows = app.engine.windows.shown();
     let wanted = windows.iter().filter(|window| (past || window.end >= now) && (future || window.start <= now));
-    paged(&app, wanted, &asked)
+    paged(&app, &headers, wanted, &asked)
 }
 
 /// `GET /maintenance/active`: those in force now.
-pub(super) async fn active(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+pub(super) async fn active(
+    State(app): State<ApiState>,
+    asked: Asked,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let in_force = app.engine.windows_in_force();
-    paged(&app, in_force.windows.iter(), &asked)
+    paged(&app, &headers, in_force.windows.iter(), &asked)
 }
 
 fn paged<'a>(
     app: &ApiState,
+    headers: &HeaderMap,
     windows: impl Iterator<Item = &'a Arc<MaintenanceWindow>>,
     asked: &Asked,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let (skip, limit) = asked.page()?;
     let windows: Vec<&Arc<MaintenanceWindow>> = windows.collect();
     let items: Vec<Value> = windows.iter().skip(skip).take(limit).map(|window| shown(app, window)).collect();
-    Ok(Json(json!({"items": items, "total": windows.len()})))
+    lists::by_content(headers, &json!({"items": items, "total": windows.len()}))
 }
 
 fn not_found(id: &str) -> ApiError {
@@ -90,8 +100,11 @@ pub(super) async fn remove(
 ) -> Result<Response, ApiError> {
     nothing(&body)?;
     let window = changeable(&app, &named(id), &headers)?;
-    let removed = app.engine.remove_window(&window).await;
-    removed.map_err(|_| ApiError::Unavailable("Records are not writable; nothing was changed"))?;
+    // A task of its own: a client that goes away must not leave a change half done.
+    let engine = app.engine.clone();
+    let id = window.id;
+    let done = tokio::spawn(async move { engine.remove_window(&window).await }).await;
+    settled(done, id)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -111,6 +124,17 @@ fn changeable(app: &ApiState, id: &str, headers: &HeaderMap) -> Result<Arc<Maint
     Ok(window)
 }
 
+/// What became of a change that was made in a task of its own.
+fn settled<T>(done: Result<Result<T, Unchanged>, tokio::task::JoinError>, id: Uuid) -> Result<T, ApiError> {
+    match done {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(Unchanged::Stale)) => Err(ApiError::Conflict(format!("Maintenance window {id} has just been changed"))),
+        Ok(Err(Unchanged::NotDurable)) | Err(_) => {
+            Err(ApiError::Unavailable("Records are not writable; nothing was changed"))
+        }
+    }
+}
+
 async fn put(
     app: &ApiState,
     body: &Bytes,
@@ -121,12 +145,16 @@ async fn put(
     if app.engine.is_draining() {
         return Err(ApiError::Unavailable("Stopping"));
     }
+    if base.is_none() && app.engine.windows.shown().len() >= MOST_WINDOWS {
+        return Err(ApiError::Conflict(format!("There are as many windows as may be: {MOST_WINDOWS}")));
+    }
     let known = |name: &ServiceName| app.engine.live.find(name).map(|watched| watched.service().name.clone());
     let now = app.engine.clock.now();
     let window =
         spec::window(&sent, base, WindowSource::Api, known, now).map_err(|problems| refused(problems, &sent))?;
-    let kept = app.engine.put_window(window).await;
-    let kept = kept.map_err(|_| ApiError::Unavailable("Records are not writable; nothing was changed"))?;
+    let (engine, id, read) = (app.engine.clone(), window.id, base.cloned());
+    let done = tokio::spawn(async move { engine.put_window(window, read.as_ref()).await }).await;
+    let kept = settled(done, id)?;
     Ok(tagged(app, &kept, code))
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ApiState;
-use super::endpoints::unreadable;
+use super::endpoints::{unreadable, untold};
 use super::error::{ApiError, Invalid};
 use super::health::{find, latest_ms, named};
 use super::input::Asked;
@@ -59,7 +59,7 @@ pub(super) async fn history(State(app): State<ApiState>, asked: Asked) -> Result
         Some(name) if name != "system" => {
             let (watched, service) = find(&app, name)?;
             let rollups = app.engine.roll_ups(&watched, from, to.min(now).max(from), resolution).await;
-            (service.name.to_string(), rollups.map_err(unreadable)?)
+            (service.name.to_string(), rollups.map_err(untold)?)
         }
         _ => {
             let rollups = app.engine.fleet_roll_ups(from, to, resolution, limit).await;

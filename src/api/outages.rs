@@ -6,6 +6,8 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -14,7 +16,9 @@ use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
 use super::input::{Asked, unknown_field};
+use super::lists;
 use super::record::record;
+use crate::domain::alert::Alert;
 use crate::domain::notification::{Delivery, NoticeKind};
 use crate::domain::observation::clean;
 use crate::domain::outage::{Outage, OutageSeverity};
@@ -26,14 +30,14 @@ use crate::store::records::{OutageFilter, OutageSums};
 const NOTES_CHARS: usize = 2000;
 
 /// `GET /outages/`: newest first.
-pub(super) async fn list(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
     let mut filter = filter(&asked)?;
     filter.service = match asked.text("endpoint_id") {
         None => None,
         Some(text) => match ServiceName::new(text) {
             Ok(name) => Some(name),
             // No service has such a name, and no outage either.
-            Err(_) => return Ok(Json(json!({"items": [], "total": 0}))),
+            Err(_) => return lists::by_content(&headers, &json!({"items": [], "total": 0})),
         },
     };
     let words = "critical, major, minor, warning";
@@ -44,13 +48,17 @@ pub(super) async fn list(State(app): State<ApiState>, asked: Asked) -> Result<Js
         filter.open = Some(true);
     }
     let (skip, limit) = asked.page()?;
-    page(&app, filter, skip, limit).await
+    page(&app, &headers, filter, skip, limit).await
 }
 
 /// `GET /outages/active`: those that are open.
-pub(super) async fn active(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+pub(super) async fn active(
+    State(app): State<ApiState>,
+    asked: Asked,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let (skip, limit) = asked.page()?;
-    page(&app, OutageFilter { open: Some(true), ..OutageFilter::default() }, skip, limit).await
+    page(&app, &headers, OutageFilter { open: Some(true), ..OutageFilter::default() }, skip, limit).await
 }
 
 fn filter(asked: &Asked) -> Result<OutageFilter, ApiError> {
@@ -59,10 +67,16 @@ fn filter(asked: &Asked) -> Result<OutageFilter, ApiError> {
     Ok(OutageFilter { from, to, ..OutageFilter::default() })
 }
 
-async fn page(app: &ApiState, filter: OutageFilter, skip: usize, limit: usize) -> Result<Json<Value>, ApiError> {
+async fn page(
+    app: &ApiState,
+    headers: &HeaderMap,
+    filter: OutageFilter,
+    skip: usize,
+    limit: usize,
+) -> Result<Response, ApiError> {
     let page = app.engine.records.outages(filter, skip, limit).await.map_err(unreadable)?;
     let items = shown(app, &page.outages).await?;
-    Ok(Json(json!({"items": items, "total": page.total})))
+    lists::by_content(headers, &json!({"items": items, "total": page.total}))
 }
 
 /// `GET /outages/summary`: counts by severity, and the mean length of those that are over.
@@ -94,13 +108,14 @@ fn not_found(id: &str, more: &str) -> ApiError {
 pub(super) async fn show(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let id = named(id);
     let known = id.parse::<Uuid>().map_err(|_| not_found(&id, ""))?;
     let found = app.engine.records.outage(known).await.map_err(unreadable)?;
     let outage = found.ok_or_else(|| not_found(&id, ""))?;
     let items = shown(&app, std::slice::from_ref(&outage)).await?;
-    items.into_iter().next().map(Json).ok_or_else(|| not_found(&id, ""))
+    lists::by_content(&headers, &items.first())
 }
 
 /// `POST /outages/{id}/resolve`: closes it now. The body is empty, a JSON string, or an object.
@@ -116,8 +131,11 @@ pub(super) async fn resolve(
     }
     let gone = || not_found(&id, " or already resolved");
     let known = id.parse::<Uuid>().map_err(|_| gone())?;
-    let resolved = app.engine.resolve_outage(known, notes.as_deref(), by.as_deref()).await;
-    let resolved = resolved.map_err(|_| ApiError::Unavailable("Records are not writable; nothing was changed"))?;
+    // A task of its own: a client that goes away must not leave a change half done.
+    let engine = app.engine.clone();
+    let done = tokio::spawn(async move { engine.resolve_outage(known, notes.as_deref(), by.as_deref()).await }).await;
+    let resolved = done.ok().and_then(Result::ok);
+    let resolved = resolved.ok_or(ApiError::Unavailable("Records are not writable; nothing was changed"))?;
     let outage = resolved.ok_or_else(gone)?;
     let items = shown(&app, std::slice::from_ref(&outage)).await?;
     items.into_iter().next().map(Json).ok_or_else(gone)
@@ -174,10 +192,16 @@ async fn shown(app: &ApiState, outages: &[Outage]) -> Result<Vec<Value>, ApiErro
             told.entry(id).or_default().push(delivery);
         }
     }
-    Ok(outages.iter().map(|outage| one(app, outage, told.get(&outage.id).map_or(&[], Vec::as_slice))).collect())
+    let alerts = app.engine.live.alerts();
+    let alerts: HashMap<Uuid, &Alert> = alerts.iter().filter_map(|alert| Some((alert.outage_id?, &**alert))).collect();
+    let one = |outage: &Outage| {
+        let told = told.get(&outage.id).map_or(&[][..], Vec::as_slice);
+        one(app, outage, told, alerts.get(&outage.id).copied())
+    };
+    Ok(outages.iter().map(one).collect())
 }
 
-fn one(app: &ApiState, outage: &Outage, told: &[Delivery]) -> Value {
+fn one(app: &ApiState, outage: &Outage, told: &[Delivery], alert: Option<&Alert>) -> Value {
     let now = app.engine.clock.now();
     let seconds = app.engine.outage_duration(outage, now).as_secs();
     let endpoint = app.engine.live.find(&outage.service).map(|watched| Value::Object(record(&app, &watched)));
@@ -198,8 +222,7 @@ fn one(app: &ApiState, outage: &Outage, told: &[Delivery]) -> Value {
             })
         })
         .collect();
-    let alert = app.engine.live.alerts().into_iter().find(|alert| alert.outage_id == Some(outage.id));
-    let root = alert.as_ref().and_then(|alert| alert.root_cause.clone()).or_else(|| outage.root_cause.clone());
+    let root = alert.and_then(|alert| alert.root_cause.clone()).or_else(|| outage.root_cause.clone());
     json!({
         "id": outage.id,
         "endpoint_id": outage.service,
@@ -219,7 +242,7 @@ fn one(app: &ApiState, outage: &Outage, told: &[Delivery]) -> Value {
         "created_at": Stamp(outage.confirmed),
         "updated_at": Stamp(outage.updated.unwrap_or(outage.confirmed)),
         "root_cause": root,
-        "suppressed_by": alert.as_ref().and_then(|alert| alert.suppressed_by.clone()),
+        "suppressed_by": alert.and_then(|alert| alert.suppressed_by.clone()),
         "endpoint": endpoint,
         "alerts": notices,
         "timeline": timeline(outage, told),

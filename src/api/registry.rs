@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::health::named;
 use super::input::{if_match, nothing, object, refused};
 use super::record::{record, tag};
-use crate::domain::definitions::{Applied, Change, Refused};
+use crate::domain::definitions::{Applied, Change, MOST_REGISTERED, Refused};
 use crate::domain::observation::clean;
 use crate::domain::registration::{Door, Given};
 use crate::domain::service::{Service, ServiceName};
@@ -153,6 +153,9 @@ async fn settle(
         Denied::Refused(Refused::NeededBy(name, dependents)) => {
             let names: Vec<&str> = dependents.iter().map(ServiceName::as_str).collect();
             ApiError::Conflict(format!("Service {name} is still needed by {}", names.join(", ")))
+        }
+        Denied::Refused(Refused::TooMany) => {
+            ApiError::Conflict(format!("As many services are registered as may be: {MOST_REGISTERED}"))
         }
         Denied::Refused(Refused::Stale) => ApiError::PreconditionFailed,
         Denied::Refused(Refused::Invalid(problems)) => refused(problems, sent),

@@ -212,7 +212,7 @@ impl Client {
     /// Sends the request and waits for the whole answer.
     ///
     /// # Errors
-    /// [`Failure::Service`] when nothing answers, when the service refuses, and when the answer is none of this service.
+    /// [`Failure::Service`] when nothing answers, when the service refuses, and when the answer is none of its own.
     pub async fn ask(&self, request: Request<'_>) -> Result<Answer, Failure> {
         let mut asking = self.http.request(request.method.clone(), self.address(&request)).timeout(request.patience);
         if let Some(body) = &request.body {

@@ -24,8 +24,8 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// JSON as it came, on one line. Control characters stand in it as white space only; what else a terminal would obey can
-/// only be part of a text, where it is written as JSON writes it.
+/// JSON as it came, on one line. Control characters stand in it as white space only; what else a terminal would obey
+/// can only be part of a text, where it is written as JSON writes it.
 pub fn one_line(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for c in json.trim().chars() {

@@ -33,6 +33,10 @@ impl When {
 pub fn span(text: &str) -> Result<Duration, String> {
     let shape = || format!("{text:?} is not a duration such as 30s, 5m, 2h, 1d or 1500ms");
     let text = text.trim();
+    // No sign: which way a span points is said beside it.
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(shape());
+    }
     let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(shape)?;
     let (number, unit) = text.split_at(split);
     let factor = match unit {
@@ -95,7 +99,7 @@ mod tests {
         check("2h", Some(7_200_000));
         check("1.5d", Some(129_600_000));
         check("0s", Some(0));
-        for wrong in ["", "30", "s", "-1s", "1w", "1e40d", "infs", "NaNs", "30 s x"] {
+        for wrong in ["", "30", "s", "-1s", "+1s", "1w", "1e40d", "infs", "NaNs", "30 s x"] {
             check(wrong, None);
         }
     }

@@ -14,6 +14,9 @@ use super::registry::{Registry, RegistryError};
 use super::service::{Service, ServiceName, Source};
 use super::spec::{Defaults, Problem};
 
+/// Most registrations: our choice, twice what one process is meant to hold.
+pub const MOST_REGISTERED: usize = 200_000;
+
 /// What the operator has written: services, critical path, windows.
 #[derive(Debug, Clone, Default)]
 pub struct Listed {
@@ -28,6 +31,16 @@ pub enum Change {
     Register { given: Given, door: Door },
     Update { name: ServiceName, given: Given, if_match: Option<u64> },
     Remove { name: ServiceName, if_match: Option<u64> },
+}
+
+impl Change {
+    /// The service that is meant, if that is a name.
+    pub fn name(&self) -> Option<ServiceName> {
+        match self {
+            Self::Register { given, .. } => ServiceName::new(given.id()?.as_str()?).ok(),
+            Self::Update { name, .. } | Self::Remove { name, .. } => Some(name.clone()),
+        }
+    }
 }
 
 /// What became of a wish.
@@ -50,6 +63,8 @@ pub enum Refused {
     Invalid(Vec<Problem>),
     /// The definition has changed since it was read.
     Stale,
+    /// As many are registered as may be.
+    TooMany,
 }
 
 /// What a name was before a change, to put it back.
@@ -136,6 +151,10 @@ impl Definitions {
                 if registration == *known.registration {
                     return Ok((Applied::Unchanged(known.service.clone()), None));
                 }
+                let moved = moved_secrets(&known.registration, &registration, &given, defaults);
+                if !moved.is_empty() {
+                    return Err(Refused::Invalid(moved));
+                }
                 self.settle(registration, &given, defaults)
                     .map(|(service, undo)| (Applied::Replaced(service), Some(undo)))
             }
@@ -168,7 +187,8 @@ impl Definitions {
         let registration = Registration::new(given, door, now).map_err(Refused::Invalid)?;
         let name = registration.name();
         if let Some(listed) = name.as_ref().and_then(|name| self.by_name.get(name)) {
-            let asked = registration.service(defaults).map_err(|problems| self.told(problems, given))?;
+            // Held against the operator's definition, not against what the API may reach.
+            let asked = registration.service(&lenient(defaults)).map_err(|problems| self.told(problems, given))?;
             return if says_the_same(&asked, listed, &registration.definition) {
                 Ok((Applied::Unchanged(listed.clone()), None))
             } else if door == Door::Services {
@@ -178,10 +198,17 @@ impl Definitions {
             };
         }
         match name.as_ref().and_then(|name| self.of.get(name)) {
+            None if self.of.len() >= MOST_REGISTERED => Err(Refused::TooMany),
             None => self
                 .settle(registration, given, defaults)
                 .map(|(service, undo)| (Applied::Created(service), Some(undo))),
-            Some(known) if door == Door::Services => Err(Refused::Exists(known.service.name.clone())),
+            // A name is never changed, not even its case.
+            Some(known)
+                if door == Door::Services
+                    || name.as_ref().map(ServiceName::as_str) != Some(known.service.name.as_str()) =>
+            {
+                Err(Refused::Exists(known.service.name.clone()))
+            }
             Some(known) if known.registration.definition == registration.definition => {
                 Ok((Applied::Unchanged(known.service.clone()), None))
             }
@@ -337,6 +364,36 @@ impl Definitions {
     }
 }
 
+/// What the API may not reach is reached by nobody here: only the definition is of interest.
+fn lenient(defaults: &Defaults) -> Defaults {
+    let mut lenient = defaults.clone();
+    lenient.registered.egress.development = true;
+    lenient.registered.egress.own = None;
+    lenient.registered.min_interval = std::time::Duration::ZERO;
+    lenient
+}
+
+/// Secrets go to the place they were given for: when that changes they must be given again.
+fn moved_secrets(before: &Registration, after: &Registration, given: &Given, defaults: &Defaults) -> Vec<Problem> {
+    let place = |registration: &Registration| {
+        let service = registration.service(&lenient(defaults)).ok()?;
+        let origin = url::Url::parse(&service.url).ok().map(|url| (url.host_str().map(str::to_owned), service.port));
+        Some((service.protocol, origin))
+    };
+    if place(before) == place(after) {
+        return Vec::new();
+    }
+    ["headers", "body", "redis", "tcp", "udp"]
+        .iter()
+        .filter(|field| after.definition.get(**field).is_some_and(|value| !value.is_null()) && !given.sends(field))
+        .map(|field| Problem {
+            field: (*field).to_owned(),
+            message: "must be sent again: the address has changed, and what may be secret stays with the old one"
+                .to_owned(),
+        })
+        .collect()
+}
+
 /// A registration asks for exactly what the file says. What only the file says is not asked for.
 fn says_the_same(asked: &Service, listed: &Service, sent: &Map<String, Value>) -> bool {
     let given = |field: &str| sent.contains_key(field);
@@ -381,7 +438,11 @@ fn says_the_same(asked: &Service, listed: &Service, sent: &Map<String, Value>) -
         && same("expected_status_codes", asked.expected == listed.expected)
         && same("thresholds", asked.limits == listed.limits)
         && same("is_active", asked.active == listed.active)
-        && rest.into_iter().all(|(field, value)| listed.defines(field).as_ref() == Some(value))
+        && rest.into_iter().all(|(field, value)| {
+            // What may be secret is not held against the file: the answer would tell.
+            let secret = matches!(field.as_str(), "headers" | "body" | "redis" | "tcp" | "udp");
+            !secret && listed.defines(field).as_ref() == Some(value)
+        })
 }
 
 /// The tag of a definition, for `If-Match`.

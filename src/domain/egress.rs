@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net};
 
 /// How far a host is trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Trust {
     /// Written by the operator in the services file.
     Operator,
@@ -66,6 +66,8 @@ pub struct EgressPolicy {
     pub development: bool,
     /// Our own listener; fenced hosts never reach it.
     pub own: Option<SocketAddr>,
+    /// The addresses of this machine, where the listener is on all of them.
+    pub local: Vec<IpAddr>,
 }
 
 /// Names under which clouds serve metadata.
@@ -77,10 +79,11 @@ impl EgressPolicy {
     pub fn permits(&self, address: SocketAddr, trust: Trust) -> bool {
         let ip = plain(address.ip());
         if is_metadata(ip) {
-            return self
-                .allow
-                .iter()
-                .any(|entry| entry.net == IpNet::from(ip) && entry.ports.contains(&address.port()));
+            return trust == Trust::Operator
+                && self
+                    .allow
+                    .iter()
+                    .any(|entry| entry.net == IpNet::from(ip) && entry.ports.contains(&address.port()));
         }
         if trust == Trust::Operator {
             return true;
@@ -101,7 +104,10 @@ impl EgressPolicy {
     fn is_own(&self, address: SocketAddr) -> bool {
         self.own.is_some_and(|own| {
             let ip = plain(address.ip());
-            own.port() == address.port() && (ip.is_loopback() || own.ip() == ip)
+            own.port() == address.port()
+                && (ip.is_loopback()
+                    || plain(own.ip()) == ip
+                    || (own.ip().is_unspecified() && self.local.contains(&ip)))
         })
     }
 }
@@ -181,6 +187,7 @@ mod tests {
             allow: allow.split(',').filter(|entry| !entry.is_empty()).map(|entry| entry.parse().unwrap()).collect(),
             development: false,
             own: Some("0.0.0.0:3106".parse().unwrap()),
+            local: vec!["8.8.4.4".parse().unwrap()],
         }
     }
 
@@ -225,6 +232,9 @@ mod tests {
         check(&opened, "169.254.169.254:80", false);
         check(&opened, "127.0.0.1:80", true);
         check(&opened, "127.0.0.1:3106", false);
+        check(&opened, "8.8.4.4:3106", false);
+        check(&opened, "8.8.4.4:3107", true);
+        check(&production("169.254.169.254"), "169.254.169.254:80", false);
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub struct Scope {
 
 /// In force for `duration_minutes` from each cron time between the window's start and end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recurrence {
     /// Six fields, or five without seconds, on the clock on the wall of `timezone`. A time that a clock change skips
     /// moves to the first instant after what is skipped; a time that comes twice counts the first time only.

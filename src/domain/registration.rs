@@ -91,14 +91,24 @@ impl Given {
                 "health_endpoint" if full_url(&value) => ("url".to_owned(), value),
                 other => match SPELLINGS.iter().find(|(spelling, _, _)| *spelling == other) {
                     Some((_, canonical, factor)) if *factor != 0.0 => {
-                        let ms = value.as_f64().map(|seconds| Value::from(seconds * factor));
+                        // A number beyond all bounds stays one, for the rule about bounds to refuse.
+                        let ms = value.as_f64().map(|seconds| Value::from((seconds * factor).clamp(-1e300, 1e300)));
                         ((*canonical).to_owned(), ms.unwrap_or(value))
                     }
                     Some((_, canonical, _)) => ((*canonical).to_owned(), value),
                     None => (field.clone(), value),
                 },
             };
-            let before = given.put(&canonical, value.clone());
+            if value.is_null() && SPELLINGS.iter().any(|(spelling, _, factor)| *spelling == field && *factor != 0.0) {
+                given.put(&canonical, Value::Null);
+                given.sent.push((canonical, field));
+                continue;
+            }
+            let before = if field == "thresholds" {
+                given.merge_thresholds(&value)
+            } else {
+                given.put(&canonical, value.clone())
+            };
             if before.is_some_and(|before| !same(&before, &value)) {
                 let other = given.sent_as(&canonical);
                 refuse(&field, &format!("disagrees with {other}"));
@@ -106,6 +116,22 @@ impl Given {
             given.sent.push((canonical, field));
         }
         if problems.is_empty() { Ok(given) } else { Err(problems) }
+    }
+
+    /// Thresholds that came under names of their own stand beside those of the table.
+    fn merge_thresholds(&mut self, value: &Value) -> Option<Value> {
+        let (Some(known), Value::Object(table)) =
+            (self.fields.get_mut("thresholds").and_then(Value::as_object_mut), value)
+        else {
+            return self.put("thresholds", value.clone());
+        };
+        for (field, value) in table {
+            match known.get(field) {
+                Some(before) if !same(before, value) => return Some(before.clone()),
+                _ => known.insert(field.clone(), value.clone()),
+            };
+        }
+        None
     }
 
     fn put(&mut self, canonical: &str, value: Value) -> Option<Value> {
@@ -129,6 +155,10 @@ impl Given {
     /// The service that is meant, if the body says so.
     pub fn id(&self) -> Option<&Value> {
         self.fields.get("id")
+    }
+
+    pub fn sends(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
     }
 
     /// Puts these fields over `definition`: `null` takes one away, tables are replaced as they are sent.
@@ -232,6 +262,12 @@ fn unreadable(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem 
             };
             Problem { field, message: "is not a field of a service".to_owned() }
         }
+        // The words of the parser repeat what was sent.
+        None if ["headers", "body", "redis", "tcp", "udp", "url"]
+            .contains(&path.split(['.', '[']).next().unwrap_or("")) =>
+        {
+            Problem { field: clean(&path), message: "has the wrong type".to_owned() }
+        }
         None => Problem { field: clean(&path), message: clean(&text) },
     }
 }
@@ -282,6 +318,7 @@ mod tests {
         check(json!({"id": "a", "url": "http://a/", "thresholds": {"colour": 1}}), "thresholds.colour");
         check(json!({"id": "a", "url": "http://a/", "retries": "many"}), "retries");
         check(json!({"id": "a", "url": "http://a/", "status": "healthy"}), "status");
+        check(json!({"id": "a", "url": "http://a/", "timeout": 1e308}), "timeout");
         check(json!({"id": "a", "url": "http://u:p@a/"}), "url");
         check(json!({"id": "a", "url": "http://a/", "headers": {"Host": "b"}}), "headers");
         check(json!({"id": "a", "url": "tcp://a"}), "url");

@@ -335,6 +335,8 @@ fn open_outage(service: &Service, started: DateTime<Utc>, now: DateTime<Utc>, ve
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::classify::classify;
     use super::super::service::tests::service;
     use super::super::time::from_ms;
@@ -484,6 +486,61 @@ mod tests {
         check(&format!("{}{}", "hhhhhhhhhhhhhhuhuhuh", "h".repeat(16)), false);
         let off = OutagePolicy { flap: FlapPolicy { high_percent: 0, ..POLICY.flap }, ..POLICY };
         assert!(!play(&"hu".repeat(20), &off).0.flaps.flapping);
+    }
+
+    /// Outages by the definition (CONTRACT.md section 11), looked up in the whole sequence: a streak that reaches the
+    /// threshold outside maintenance opens one at its first check; enough checks in a row that are not unhealthy close
+    /// it at the first of them.
+    fn model(played: &[char], threshold: usize, recovery: usize) -> Vec<(i64, Option<i64>)> {
+        let mut found = Vec::new();
+        let mut open: Option<i64> = None;
+        let (mut bad, mut good): (Vec<i64>, Vec<i64>) = (Vec::new(), Vec::new());
+        let mut in_window = false;
+        for (second, outcome) in played.iter().enumerate().map(|(second, outcome)| (second as i64, *outcome)) {
+            if outcome == 'i' || outcome == 'I' {
+                continue;
+            }
+            let quiet = outcome.is_ascii_uppercase();
+            if quiet || in_window {
+                bad.clear();
+            }
+            in_window = quiet;
+            if outcome.eq_ignore_ascii_case(&'u') {
+                good.clear();
+                if !quiet {
+                    bad.push(second);
+                }
+                if open.is_none() && bad.len() >= threshold {
+                    open = bad.first().copied();
+                    found.push((open.unwrap(), None));
+                }
+            } else {
+                bad.clear();
+                if open.is_some() {
+                    good.push(second);
+                    if good.len() >= recovery {
+                        found.last_mut().unwrap().1 = good.first().copied();
+                        open = None;
+                        good.clear();
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn outages_are_those_of_the_model(
+            played in prop::collection::vec(prop::sample::select(vec!['h', 'd', 'u', 'u', 'u', 'i', 'H', 'U', 'U', 'I']), 0..80),
+            threshold in 1u32..5,
+            recovery in 1u32..4,
+        ) {
+            let policy = OutagePolicy { detection_threshold: threshold, recovery_threshold: recovery, ..POLICY };
+            let text: String = played.iter().collect();
+            let seen = outages(&play(&text, &policy).1);
+            prop_assert_eq!(seen, model(&played, threshold as usize, recovery as usize), "{}", text);
+        }
     }
 
     #[test]

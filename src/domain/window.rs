@@ -255,9 +255,9 @@ pub struct History {
     timeline: Timeline,
     /// Outages that touch the window, and the latest one however old; oldest first.
     outages: Vec<OutageSpan>,
-    /// Checks up to here are in the check history.
+    /// How many of the newest checks are not in the check history yet.
     #[serde(default)]
-    kept_ms: i64,
+    unkept: usize,
     /// Checks taken in since this process started.
     #[serde(skip)]
     recorded: u64,
@@ -288,27 +288,29 @@ impl History {
         }
         self.recorded += 1;
         self.ring.push(check);
+        self.unkept = (self.unkept + 1).min(self.ring.kept.len());
     }
 
-    /// Checks that are not in the check history yet, oldest first, and whether there are enough of them for a run.
+    /// Checks that are not in the check history yet, oldest first. Told by their number, not their time: the wall clock
+    /// may have been set back.
     pub fn unkept(&self) -> Vec<Check> {
-        let unkept = self.ring.kept.iter().filter(|check| check.at_ms > self.kept_ms);
-        unkept.map(|kept| self.ring.unpack(kept)).collect()
+        let kept = self.ring.kept.len().saturating_sub(self.unkept);
+        self.ring.kept.iter().skip(kept).map(|kept| self.ring.unpack(kept)).collect()
     }
 
-    /// How many checks [`Self::unkept`] has, without unpacking them.
+    /// How many checks [`Self::unkept`] has.
     pub fn unkept_count(&self) -> usize {
-        self.ring.kept.iter().rev().take_while(|check| check.at_ms > self.kept_ms).count()
+        self.unkept
     }
 
-    /// The instant up to which checks are in the check history.
-    pub fn kept_ms(&self) -> i64 {
-        self.kept_ms
+    /// The oldest `count` of [`Self::unkept`] are in the check history now.
+    pub fn kept(&mut self, count: usize) {
+        self.unkept = self.unkept.saturating_sub(count);
     }
 
-    /// Checks up to `at_ms` are in the check history.
+    /// After a start: the check history goes up to `at_ms`.
     pub fn kept_until(&mut self, at_ms: i64) {
-        self.kept_ms = self.kept_ms.max(at_ms);
+        self.unkept = self.ring.kept.iter().rev().take_while(|check| check.at_ms > at_ms).count();
     }
 
     /// Milliseconds in maintenance between two instants of the last day.

@@ -16,6 +16,18 @@ pub struct CheckPage {
     pub total: usize,
 }
 
+/// Checks one answer is worked out from at most: our choice, a month at one every 3 s, some 50 MB.
+const MOST_CHECKS: usize = 1_000_000;
+
+/// Why there is no answer about the past.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the range holds more than {MOST_CHECKS} checks")]
+    TooMany,
+}
+
 impl Engine {
     /// The checks from `from` to `to`, both included.
     ///
@@ -29,90 +41,120 @@ impl Engine {
         limit: usize,
     ) -> Result<CheckPage, StoreError> {
         let (from_ms, to_ms) = (from.timestamp_millis(), to.timestamp_millis());
-        let (kept_ms, mut newest) = {
-            let inner = watched.lock();
-            let newest: Vec<Check> = inner.history.newest().collect();
-            (inner.history.kept_ms(), newest)
-        };
-        newest.retain(|check| check.at_ms > kept_ms && (from_ms..=to_ms).contains(&check.at_ms));
+        // The store is asked for what is older than the oldest that memory alone has: nothing is told twice.
+        let mut newest = watched.lock().history.unkept();
+        let kept_ms = newest.iter().map(|check| check.at_ms).min().map_or(i64::MAX, |oldest| oldest - 1);
+        newest.reverse();
+        newest.retain(|check| (from_ms..=to_ms).contains(&check.at_ms));
         let mut page = CheckPage { total: newest.len(), checks: newest.into_iter().skip(skip).take(limit).collect() };
-        let mut to_skip = skip.saturating_sub(page.total);
         let until_ms = to_ms.min(kept_ms);
-        for run in self.records.runs(watched.hash, from_ms, until_ms).await? {
-            let inside = run.from_ms >= from_ms && run.to_ms <= until_ms;
-            let wanted = page.checks.len() < limit;
-            // A run that is wholly skipped, or wholly behind the page, need not be unpacked.
-            if inside && (!wanted || run.count <= to_skip) {
-                page.total += run.count;
-                to_skip = to_skip.saturating_sub(run.count);
+        let heads = self.records.runs(watched.hash, from_ms, until_ms).await?;
+        // Runs wholly inside the range need only be counted; those at its ends, and those on the page, are unpacked.
+        let mut to_skip = skip.saturating_sub(page.total);
+        let ends: Vec<i64> = heads
+            .iter()
+            .filter(|head| head.from_ms < from_ms || head.to_ms > until_ms)
+            .map(|head| head.from_ms)
+            .collect();
+        let mut unpacked_runs: std::collections::HashMap<i64, Vec<Check>> = std::collections::HashMap::new();
+        for end in &ends {
+            for (from_ms, blob) in self.records.run_blobs(watched.hash, *end, *end).await? {
+                unpacked_runs.insert(from_ms, unpacked(from_ms, &blob));
+            }
+        }
+        let counted = |head: &crate::store::records::RunHead| match unpacked_runs.get(&head.from_ms) {
+            Some(checks) => checks.iter().filter(|check| (from_ms..=until_ms).contains(&check.at_ms)).count(),
+            None => head.count,
+        };
+        let counts: Vec<usize> = heads.iter().map(counted).collect();
+        page.total += counts.iter().sum::<usize>();
+        for (head, count) in heads.iter().zip(counts) {
+            if to_skip >= count {
+                to_skip -= count;
                 continue;
             }
-            let checks = unpacked(run.from_ms, &run.blob);
-            let matching: Vec<Check> =
-                checks.into_iter().rev().filter(|check| (from_ms..=until_ms).contains(&check.at_ms)).collect();
-            page.total += matching.len();
-            let passed = to_skip.min(matching.len());
-            to_skip -= passed;
-            page.checks.extend(matching.into_iter().skip(passed).take(limit - page.checks.len()));
+            if page.checks.len() == limit {
+                break;
+            }
+            let checks = match unpacked_runs.remove(&head.from_ms) {
+                Some(checks) => checks,
+                None => {
+                    let blobs = self.records.run_blobs(watched.hash, head.from_ms, head.from_ms).await?;
+                    blobs.iter().flat_map(|(from_ms, blob)| unpacked(*from_ms, blob)).collect()
+                }
+            };
+            let matching = checks.into_iter().rev().filter(|check| (from_ms..=until_ms).contains(&check.at_ms));
+            let room = limit - page.checks.len();
+            page.checks.extend(matching.skip(to_skip).take(room));
+            to_skip = 0;
         }
         Ok(page)
     }
 
-    /// Every check from `from` to `to`, oldest first, and the one before them.
-    async fn checks(
+    /// What the checks from `from` to `to`, with those whose verdict reaches into that time, come to. Worked out off the
+    /// async threads: a month of one service is a few hundred thousand of them.
+    async fn over<T: Send + 'static>(
         &self,
         watched: &Watched,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
-    ) -> Result<Vec<Check>, StoreError> {
-        let (kept_ms, mut newest) = {
-            let inner = watched.lock();
-            let newest: Vec<Check> = inner.history.newest().collect();
-            (inner.history.kept_ms(), newest)
-        };
-        newest.retain(|check| check.at_ms > kept_ms);
-        let hold = watched.service().hold();
-        let runs = self.records.runs(watched.hash, (from - hold).timestamp_millis(), to.timestamp_millis()).await?;
-        let mut checks: Vec<Check> = Vec::with_capacity(runs.iter().map(|run| run.count).sum::<usize>() + newest.len());
-        for run in runs.iter().rev() {
-            checks.extend(unpacked(run.from_ms, &run.blob).into_iter().filter(|check| check.at_ms <= kept_ms));
+        work: impl FnOnce(Line<'_>) -> T + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        let newest = watched.lock().history.unkept();
+        let kept_ms = newest.iter().map(|check| check.at_ms).min().map_or(i64::MAX, |oldest| oldest - 1);
+        let service = watched.service();
+        let hold = service.hold();
+        let to_ms = to.timestamp_millis();
+        let heads = self.records.runs(watched.hash, (from - hold).timestamp_millis(), to_ms).await?;
+        let count = heads.iter().map(|run| run.count).sum::<usize>() + newest.len();
+        if count > MOST_CHECKS {
+            return Err(HistoryError::TooMany);
         }
-        checks.extend(newest.into_iter().rev());
-        checks.retain(|check| check.at_ms <= to.timestamp_millis());
-        Ok(checks)
+        let blobs = match (heads.first(), heads.last()) {
+            (Some(last), Some(first)) => self.records.run_blobs(watched.hash, first.from_ms, last.from_ms).await?,
+            _ => Vec::new(),
+        };
+        let windows = self.windows.spans_of(&service, from, to);
+        let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+        let worked = tokio::task::spawn_blocking(move || {
+            let mut checks: Vec<Check> = Vec::with_capacity(count);
+            for (from_ms, blob) in blobs {
+                checks.extend(unpacked(from_ms, &blob).into_iter().filter(|check| check.at_ms <= kept_ms));
+            }
+            checks.extend(newest);
+            checks.retain(|check| check.at_ms <= to_ms);
+            work(Line { checks: &checks, hold_ms, windows: &windows })
+        });
+        worked.await.map_err(|error| HistoryError::Store(StoreError::Unavailable(error.into())))
     }
 
     /// The roll-ups of one service, oldest first.
     ///
     /// # Errors
-    /// The records cannot be read.
+    /// The records cannot be read, or the range holds too many checks.
     pub async fn roll_ups(
         &self,
         watched: &Watched,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
         resolution: Resolution,
-    ) -> Result<Vec<Rollup>, StoreError> {
-        let checks = self.checks(watched, from, to).await?;
-        let windows = self.windows.spans_of(&watched.service(), from, to);
-        let line = Line { checks: &checks, hold_ms: hold_ms(watched), windows: &windows };
-        Ok(rollup::roll_up(line, from.timestamp_millis(), to.timestamp_millis(), resolution))
+    ) -> Result<Vec<Rollup>, HistoryError> {
+        let (from_ms, to_ms) = (from.timestamp_millis(), to.timestamp_millis());
+        self.over(watched, from, to, move |line| rollup::roll_up(line, from_ms, to_ms, resolution)).await
     }
 
     /// What the time from `from` to `to` consisted of.
     ///
     /// # Errors
-    /// The records cannot be read.
+    /// The records cannot be read, or the range holds too many checks.
     pub async fn parts_between(
         &self,
         watched: &Watched,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
-    ) -> Result<Parts, StoreError> {
-        let checks = self.checks(watched, from, to).await?;
-        let windows = self.windows.spans_of(&watched.service(), from, to);
-        let line = Line { checks: &checks, hold_ms: hold_ms(watched), windows: &windows };
-        Ok(rollup::parts(line, from.timestamp_millis(), to.timestamp_millis()))
+    ) -> Result<Parts, HistoryError> {
+        let (from_ms, to_ms) = (from.timestamp_millis(), to.timestamp_millis());
+        self.over(watched, from, to, move |line| rollup::parts(line, from_ms, to_ms)).await
     }
 
     /// The roll-ups of the fleet, oldest first.
@@ -131,10 +173,6 @@ impl Engine {
         let minutes = self.records.minutes(from.timestamp_millis(), to.timestamp_millis(), most).await?;
         Ok(Rollup::coarser(&minutes, resolution))
     }
-}
-
-fn hold_ms(watched: &Watched) -> i64 {
-    i64::try_from(watched.service().hold().as_millis()).unwrap_or(i64::MAX)
 }
 
 fn unpacked(from_ms: i64, blob: &[u8]) -> Vec<Check> {

@@ -85,6 +85,11 @@ impl Engine {
         let now = self.clock.now();
         let minute = usize::try_from(now.timestamp() / 60).unwrap_or(0) % SAVE_GROUPS;
         self.save_histories(|place| place % SAVE_GROUPS == minute).await;
+        if minute == 0
+            && let Err(error) = self.records.prepare(now).await
+        {
+            tracing::warn!(%error, "no room made for the days ahead");
+        }
         if let Err(error) = self.mirror.put_metrics(self).await {
             tracing::debug!(%error, "metrics not written to Redis");
         }
@@ -129,6 +134,9 @@ impl Engine {
             checks_before: now - store.check_retention,
             outages_before: store.outage_retention.map(|kept| now - kept),
         };
+        if let Some(before) = retention.outages_before {
+            self.forget_windows(before);
+        }
         loop {
             match self.records.clean_up(retention).await {
                 Ok(true) => tokio::time::sleep(CLEAN_UP_PAUSE).await,

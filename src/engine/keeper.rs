@@ -69,13 +69,13 @@ impl Engine {
                 // The newest may still be amended: it goes with the next run.
                 checks.pop();
                 if let Some(run) = CheckRun::of(watched.hash, &checks).filter(|_| !watched.is_retired()) {
-                    kept.push((watched, run.to_ms));
+                    kept.push((watched, checks.len()));
                     transition.beside.runs.push(run);
                 }
             }
             let committed = self.commit.transition(transition).await;
             if committed.is_ok() {
-                kept.iter().for_each(|(watched, to_ms)| watched.lock().history.kept_until(*to_ms));
+                kept.iter().for_each(|(watched, count)| watched.lock().history.kept(*count));
             }
         }
         let now = self.clock.now();

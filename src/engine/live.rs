@@ -92,6 +92,8 @@ pub struct Inner {
     pub tally: Tally,
     /// A maintenance window is in force for it.
     pub in_maintenance: bool,
+    /// Rises with what changes beside checks.
+    turned: u64,
     /// What it is counted as; `None` while it is not on the roster.
     counted: Option<CountedAs>,
 }
@@ -204,7 +206,14 @@ impl Watched {
             asked_at: AtomicI64::new(0),
             due_ms: AtomicU64::new(0),
             to_keep: AtomicBool::new(false),
-            inner: Mutex::new(Inner { state, history, tally: Tally::default(), in_maintenance: false, counted: None }),
+            inner: Mutex::new(Inner {
+                state,
+                history,
+                tally: Tally::default(),
+                in_maintenance: false,
+                turned: 0,
+                counted: None,
+            }),
         })
     }
 
@@ -246,7 +255,8 @@ impl Watched {
     pub fn generation(&self) -> u64 {
         let inner = self.lock();
         // The definition may change without a check: its fingerprint moves the number.
-        inner.history.recorded().wrapping_add(inner.state.sequence) ^ self.service().fingerprint.rotate_left(32)
+        inner.history.recorded().wrapping_add(inner.state.sequence).wrapping_add(inner.turned)
+            ^ self.service().fingerprint.rotate_left(32)
     }
 
     pub(super) fn retire(&self) {
@@ -396,6 +406,7 @@ impl Live {
             let mut inner = watched.lock();
             if inner.in_maintenance != covered {
                 inner.in_maintenance = covered;
+                inner.turned += 1;
                 self.count(&mut inner, service.active);
                 changed = true;
             }
@@ -417,7 +428,14 @@ impl Live {
     }
 
     /// Puts a service's new state in place, with the check that made it.
-    pub(super) fn apply(&self, watched: &Watched, state: ServiceState, taken: Option<Taken>) {
+    /// `ended`: when an outage ended that no check closed.
+    pub(super) fn apply(
+        &self,
+        watched: &Watched,
+        state: ServiceState,
+        taken: Option<Taken>,
+        ended: Option<DateTime<Utc>>,
+    ) {
         if watched.is_retired() {
             return;
         }
@@ -427,7 +445,8 @@ impl Live {
         match (&inner.state.outage, &state.outage) {
             (None, Some(opened)) => inner.history.open_outage(opened.started),
             (Some(_), None) => {
-                let first_good = inner.state.recovering_from.or(state.last_check).unwrap_or_default();
+                let first_good = taken.as_ref().map(|taken| taken.check.at());
+                let first_good = inner.state.recovering_from.or(first_good).or(ended).unwrap_or_default();
                 inner.history.close_outage(first_good);
             }
             _ => {}
@@ -456,6 +475,7 @@ impl Live {
             held(&self.window).late_answer(check.at_ms, us);
         }
         inner.history.amend(check);
+        inner.turned += 1;
         drop(inner);
         watched.mirror_whole.store(true, Ordering::Release);
         self.touch(false);
@@ -515,6 +535,14 @@ impl Live {
         let mut last = held(&self.last_incident);
         if outage.critical && last.as_ref().is_none_or(|last| last.started <= outage.started) {
             *last = Some(outage.clone());
+        }
+    }
+
+    /// Nothing is remembered of `name`.
+    pub(super) fn forget_incident(&self, name: &ServiceName) {
+        let mut last = held(&self.last_incident);
+        if last.as_ref().is_some_and(|outage| outage.service == *name) {
+            *last = None;
         }
     }
 

@@ -1,13 +1,14 @@
 //! The maintenance windows of the operator and of the API, and which are in force. A window is a predicate over time:
 //! nothing here depends on being awake at its beginning or end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::Engine;
+use super::commit::Transition;
 use crate::domain::maintenance::{Calendar, InForce, MaintenanceWindow, Span, covered_ms};
 use crate::domain::outage::Outage;
 use crate::domain::service::Service;
@@ -48,8 +49,12 @@ impl Default for Windows {
 }
 
 impl Windows {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Kept)) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
         change(&mut kept);
         let all = kept.listed.iter().chain(&kept.registered).chain(&kept.past).cloned().collect();
         self.calendar.store(Arc::new(Calendar::new(all)));
@@ -66,6 +71,8 @@ impl Windows {
         if known.from <= now && now < known.until {
             return known;
         }
+        // Under the lock of changes: what is made of windows of before must not replace what is made of those after.
+        let _kept = self.kept();
         let made = Arc::new(self.calendar.load().at(now));
         self.in_force.store(made.clone());
         made
@@ -73,10 +80,14 @@ impl Windows {
 
     /// The windows clients see, in the order they begin.
     pub fn shown(&self) -> Vec<Arc<MaintenanceWindow>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         let mut shown: Vec<Arc<MaintenanceWindow>> = kept.listed.iter().chain(&kept.registered).cloned().collect();
         shown.sort_by_key(|window| (window.start, window.id));
         shown
+    }
+
+    fn is_as_read(&self, read: &MaintenanceWindow) -> bool {
+        self.kept().registered.iter().any(|known| **known == *read)
     }
 
     pub fn find(&self, id: Uuid) -> Option<Arc<MaintenanceWindow>> {
@@ -90,9 +101,17 @@ impl Windows {
     }
 }
 
-/// A window could not be made durable; nothing has changed.
+/// A change could not be made durable; nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotDurable;
+
+/// Why a window was not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unchanged {
+    NotDurable,
+    /// It is not as it was read: changed or taken away in the meantime.
+    Stale,
+}
 
 impl Engine {
     /// The windows in force now. Counts that leave services in maintenance out follow when that has changed.
@@ -129,15 +148,32 @@ impl Engine {
         });
     }
 
-    /// Makes a window of the API durable and puts it in force, new or changed.
+    /// Makes a window of the API durable and puts it in force. `read`: the window it is to replace, as it was read.
     ///
     /// # Errors
-    /// It could not be stored; nothing has changed.
-    pub async fn put_window(&self, window: MaintenanceWindow) -> Result<Arc<MaintenanceWindow>, NotDurable> {
+    /// It could not be stored, or is not as it was read; nothing has changed.
+    pub async fn put_window(
+        &self,
+        window: MaintenanceWindow,
+        read: Option<&MaintenanceWindow>,
+    ) -> Result<Arc<MaintenanceWindow>, Unchanged> {
         let _turn = self.windows.turn.lock().await;
+        let window = match read {
+            None => window,
+            // Each version has a date of its own, for `If-Match`.
+            Some(read) if self.windows.is_as_read(read) => MaintenanceWindow {
+                updated_at: window.updated_at.max(read.updated_at + TimeDelta::milliseconds(1)),
+                ..window
+            },
+            Some(_) => return Err(Unchanged::Stale),
+        };
         let window = Arc::new(window);
         let batch = Batch { windows: [(window.id, ((*window).clone(), false))].into(), ..Batch::default() };
-        self.store_windows(batch).await?;
+        let inverse = match read {
+            Some(read) => Batch { windows: [(read.id, (read.clone(), false))].into(), ..Batch::default() },
+            None => Batch { windows_removed: vec![window.id], ..Batch::default() },
+        };
+        self.store_windows(batch, inverse).await?;
         self.windows.change(|kept| {
             kept.registered.retain(|known| known.id != window.id);
             kept.registered.push(window.clone());
@@ -149,21 +185,25 @@ impl Engine {
     /// Takes a window away. What it was in force for stays so.
     ///
     /// # Errors
-    /// It could not be stored; nothing has changed.
-    pub async fn remove_window(&self, window: &MaintenanceWindow) -> Result<(), NotDurable> {
+    /// It could not be stored, or is not as it was read; nothing has changed.
+    pub async fn remove_window(&self, read: &MaintenanceWindow) -> Result<(), Unchanged> {
         let _turn = self.windows.turn.lock().await;
+        if !self.windows.is_as_read(read) {
+            return Err(Unchanged::Stale);
+        }
         let now = self.clock.now();
-        let begun = window.start < now;
+        let begun = read.start < now;
         let last = now - TimeDelta::milliseconds(1);
-        let ended = Arc::new(MaintenanceWindow { end: window.end.min(last), updated_at: now, ..window.clone() });
+        let ended = Arc::new(MaintenanceWindow { end: read.end.min(last), updated_at: now, ..read.clone() });
         let batch = if begun {
-            Batch { windows: [(window.id, ((*ended).clone(), true))].into(), ..Batch::default() }
+            Batch { windows: [(read.id, ((*ended).clone(), true))].into(), ..Batch::default() }
         } else {
-            Batch { windows_removed: vec![window.id], ..Batch::default() }
+            Batch { windows_removed: vec![read.id], ..Batch::default() }
         };
-        self.store_windows(batch).await?;
+        let inverse = Batch { windows: [(read.id, (read.clone(), false))].into(), ..Batch::default() };
+        self.store_windows(batch, inverse).await?;
         self.windows.change(|kept| {
-            kept.registered.retain(|known| known.id != window.id);
+            kept.registered.retain(|known| known.id != read.id);
             if begun {
                 kept.past.push(ended);
             }
@@ -172,13 +212,22 @@ impl Engine {
         Ok(())
     }
 
-    async fn store_windows(&self, batch: Batch) -> Result<(), NotDurable> {
+    /// Forgets windows that ended before `before`, as the records do.
+    pub(super) fn forget_windows(&self, before: DateTime<Utc>) {
+        self.windows.change(|kept| {
+            kept.registered.retain(|window| window.end >= before);
+            kept.past.retain(|window| window.end >= before);
+        });
+    }
+
+    /// `inverse` undoes `batch` when its fate is not known: the store hears of the truth when it is back.
+    async fn store_windows(&self, batch: Batch, inverse: Batch) -> Result<(), Unchanged> {
         if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
-            return Err(NotDurable);
+            return Err(Unchanged::NotDurable);
         }
-        self.records.write(batch).await.map_err(|error| {
-            tracing::error!(%error, "a maintenance window was not stored: nothing is changed");
-            NotDurable
-        })
+        let Err(error) = self.records.write(batch).await else { return Ok(()) };
+        tracing::error!(%error, "a maintenance window was not stored: nothing is changed");
+        drop(self.commit.transition(Transition { beside: inverse, ..Transition::default() }));
+        Err(Unchanged::NotDurable)
     }
 }

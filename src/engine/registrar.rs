@@ -53,54 +53,36 @@ impl Engine {
         // A task of its own: a client that goes away must not leave a change half done.
         tokio::spawn(async move {
             let mut definitions = engine.registrar.definitions.lock().await;
-            let wishes = engine.registrar.take();
-            if !wishes.is_empty() {
-                engine.settle_wishes(&mut definitions, wishes).await;
+            let mut wishes = engine.registrar.take();
+            while !wishes.is_empty() {
+                wishes = engine.settle_wishes(&mut definitions, wishes).await;
             }
         });
         answered.await.unwrap_or(Err(Denied::Unavailable))
     }
 
-    async fn settle_wishes(self: &Arc<Self>, definitions: &mut Definitions, wishes: Vec<Wish>) {
+    /// Settles wishes together; answers leave when what they say is durable. Returns those that must wait: a second wish
+    /// about one name is not settled with the first.
+    async fn settle_wishes(self: &Arc<Self>, definitions: &mut Definitions, wishes: Vec<Wish>) -> Vec<Wish> {
         let now = self.clock.now();
-        let mut granted: Vec<(oneshot::Sender<Answer>, Applied)> = Vec::new();
-        let mut undos: Vec<Undo> = Vec::new();
-        let mut erased: Vec<ServiceName> = Vec::new();
+        let mut answers: Vec<(oneshot::Sender<Answer>, Answer)> = Vec::new();
+        let (mut undos, mut erased, mut later): (Vec<Undo>, Vec<ServiceName>, Vec<Wish>) = Default::default();
         for (change, answer) in wishes {
-            match definitions.apply(change, &self.config.defaults, now) {
-                Ok((applied, None)) => {
-                    let _ = answer.send(Ok(applied));
-                }
-                Ok((applied, Some(undo))) => {
-                    if matches!(applied, Applied::Removed) {
-                        erased.push(undo.name.clone());
-                    }
-                    undos.push(undo);
-                    granted.push((answer, applied));
-                }
-                Err(refused) => {
-                    let _ = answer.send(Err(Denied::Refused(refused)));
-                }
+            if change.name().is_some_and(|name| undos.iter().any(|undo| undo.name == name)) {
+                later.push((change, answer));
+                continue;
             }
-        }
-        if granted.is_empty() {
-            return;
-        }
-        let mut batch = Batch { erased: erased.clone(), ..Batch::default() };
-        for undo in &undos {
-            match definitions.registration(&undo.name) {
-                Some(known) => {
-                    batch.unregistered.retain(|name| *name != undo.name);
-                    batch.registrations.insert(undo.name.clone(), (*known.registration).clone());
+            let settled = definitions.apply(change, &self.config.defaults, now).map(|(applied, undo)| {
+                if matches!(applied, Applied::Removed) {
+                    erased.extend(undo.iter().map(|undo| undo.name.clone()));
                 }
-                None => batch.unregistered.push(undo.name.clone()),
-            }
+                undos.extend(undo);
+                applied
+            });
+            answers.push((answer, settled.map_err(Denied::Refused)));
         }
-        let written = if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
-            Err("records cannot be written".to_owned())
-        } else {
-            self.records.write(batch).await.map_err(|error| error.to_string())
-        };
+        let written =
+            if undos.is_empty() { Ok(()) } else { self.store_definitions(definitions, &undos, &erased).await };
         if let Err(error) = written {
             tracing::error!(error, "registrations not stored: nothing is changed");
             let mut inverse = Transition::default();
@@ -108,29 +90,50 @@ impl Engine {
                 // The store may have taken it and its answer was lost: it hears of the truth when it is back.
                 match &undo.before {
                     Some(known) => {
-                        inverse.beside.unregistered.retain(|name| *name != undo.name);
                         inverse.beside.registrations.insert(undo.name.clone(), (*known.registration).clone());
                     }
-                    None => {
-                        inverse.beside.registrations.remove(&undo.name);
-                        inverse.beside.unregistered.push(undo.name.clone());
-                    }
+                    None => inverse.beside.unregistered.push(undo.name.clone()),
                 }
                 definitions.undo(undo);
             }
             drop(self.commit.transition(inverse));
-            for (answer, _) in granted {
+            for (answer, _) in answers {
                 let _ = answer.send(Err(Denied::Unavailable));
             }
-            return;
+            return later;
         }
-        if let Err(error) = self.put_in_force(definitions, &erased).await {
+        if !undos.is_empty()
+            && let Err(error) = self.put_in_force(definitions, &erased).await
+        {
             // Cannot be: each change was judged by the same rules. It is durable, and in force with the next change.
             tracing::error!(%error, "the registry could not be made");
         }
-        for (answer, applied) in granted {
-            let _ = answer.send(Ok(applied));
+        for (answer, settled) in answers {
+            let _ = answer.send(settled);
         }
+        later
+    }
+
+    /// Makes the changed definitions durable, and what is erased with them.
+    async fn store_definitions(
+        &self,
+        definitions: &Definitions,
+        undos: &[Undo],
+        erased: &[ServiceName],
+    ) -> Result<(), String> {
+        let mut batch = Batch { erased: erased.to_vec(), removed: erased.to_vec(), ..Batch::default() };
+        for undo in undos {
+            match definitions.registration(&undo.name) {
+                Some(known) => {
+                    batch.registrations.insert(undo.name.clone(), (*known.registration).clone());
+                }
+                None => batch.unregistered.push(undo.name.clone()),
+            }
+        }
+        if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
+            return Err("records cannot be written".to_owned());
+        }
+        self.records.write(batch).await.map_err(|error| error.to_string())
     }
 
     /// Watches everything that is defined.
@@ -167,21 +170,28 @@ impl Engine {
         }
     }
 
-    /// The definitions at a start, before anything is watched.
+    /// The definitions at a start, before anything is watched, and the names of registrations that broke a rule of
+    /// today: they are not watched, and what is kept of them stays.
     pub(super) async fn define(
         &self,
         listed: Listed,
         registrations: Vec<crate::domain::registration::Registration>,
-    ) -> Result<crate::domain::registry::Registry, RegistryError> {
+    ) -> Result<(crate::domain::registry::Registry, Vec<ServiceName>), RegistryError> {
+        let mut set_aside = Vec::new();
         let mut definitions = self.registrar.definitions.lock().await;
         definitions.list(dated(listed, &Listed::default(), self.clock.now()));
+        // What the API may reach may have become less: that is judged by each probe, and takes nobody off the list.
+        let mut defaults = self.config.defaults.clone();
+        defaults.registered.egress.development = true;
+        defaults.registered.egress.own = None;
         for registration in registrations {
-            match registration.service(&self.config.defaults) {
+            match registration.service(&defaults) {
                 Ok(service) => definitions.restore(registration, service),
                 Err(problems) => {
                     let name = registration.name().map(|name| name.to_string()).unwrap_or_default();
                     let told: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.message)).collect();
                     tracing::error!(service.name = name, "a registration is not watched: {}", told.join("; "));
+                    set_aside.extend(registration.name());
                 }
             }
         }
@@ -189,7 +199,7 @@ impl Engine {
         for sentence in &left_out {
             tracing::warn!("{sentence}");
         }
-        Ok(registry)
+        Ok((registry, set_aside))
     }
 }
 

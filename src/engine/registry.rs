@@ -14,7 +14,7 @@ use super::live::{Roster, Watched};
 use crate::domain::outage::Outage;
 use crate::domain::probe::{Connection, Probe};
 use crate::domain::registry::Registry;
-use crate::domain::service::ServiceName;
+use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::History;
 
@@ -69,7 +69,8 @@ impl Engine {
             let Some(watched) = before.find(&service.name) else {
                 change.added.push(service.name.clone());
                 let (mut state, history) = restored(&service.name).unwrap_or_default();
-                let deactivated = if service.active { None } else { ended(&state, now, "Service deactivated") };
+                let deactivated =
+                    if service.active { None } else { self.ended(service, &state, now, "Service deactivated") };
                 if !service.active {
                     state = state.at_rest();
                 }
@@ -89,7 +90,12 @@ impl Engine {
             watched_now.push(watched.clone());
             let old = watched.service();
             // Being named on the critical path, or depended on, is the registry's and needs no change here.
-            if Arc::ptr_eq(&old, service) || old.fingerprint == service.fingerprint {
+            if Arc::ptr_eq(&old, service) {
+                continue;
+            }
+            if old.fingerprint == service.fingerprint {
+                // Said otherwise, or anew: it is the same service under a newer version.
+                watched.redefine(service.clone());
                 continue;
             }
             turns.push(watched.seize().await);
@@ -97,7 +103,7 @@ impl Engine {
             watched.redefine(service.clone());
             let state = watched.lock().state.clone();
             if !service.active {
-                transition.outages.extend(ended(&state, now, "Service deactivated"));
+                transition.outages.extend(self.ended(&old, &state, now, "Service deactivated"));
                 transition.states.push((watched.clone(), state.at_rest(), None));
             } else if old.url != service.url || old.protocol != service.protocol {
                 transition.states.push((watched.clone(), state.forget_verdict(), None));
@@ -131,8 +137,10 @@ impl Engine {
                 let name = watched.service().name.clone();
                 if erased.contains(&name) {
                     transition.beside.erased.push(name.clone());
+                    self.live.forget_incident(&name);
                 } else {
-                    transition.outages.extend(ended(&watched.lock().state, now, "Service removed"));
+                    let state = watched.lock().state.clone();
+                    transition.outages.extend(self.ended(&watched.service(), &state, now, "Service removed"));
                 }
                 transition.beside.removed.push(name.clone());
                 self.mirror.forget(name.clone());
@@ -159,6 +167,12 @@ impl Engine {
         change
     }
 
+    /// The open outage of `state`, ended now.
+    fn ended(&self, service: &Service, state: &ServiceState, now: DateTime<Utc>, notes: &str) -> Option<Outage> {
+        let outage = state.outage.as_ref()?;
+        Some(outage.closed(now, notes, None, self.paused_ms(service, outage.started, now)))
+    }
+
     /// Who may keep a connection: the first so many that want one. Beyond the bound probes use fresh connections.
     fn share_pool(&self, watched: &[Arc<Watched>]) {
         let mut left = self.config.pooled_connections;
@@ -169,11 +183,6 @@ impl Engine {
             left -= usize::from(pooled);
         }
     }
-}
-
-/// The open outage of `state`, ended now.
-fn ended(state: &ServiceState, now: DateTime<Utc>, notes: &str) -> Option<Outage> {
-    Some(state.outage.as_ref()?.closed(now, notes, None, 0))
 }
 
 fn empty_history(name: &ServiceName, now: DateTime<Utc>) -> Option<(ServiceName, String, i64)> {

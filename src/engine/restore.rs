@@ -47,18 +47,22 @@ impl Engine {
         let mut stored = self.records.restore(Since { alerts: now - recent, outages: now - WINDOW }).await?;
         self.restore_windows(std::mem::take(&mut stored.windows));
         let windows = listed.windows.clone();
-        let registry = self.define(listed, std::mem::take(&mut stored.registrations)).await?;
+        let (registry, set_aside) = self.define(listed, std::mem::take(&mut stored.registrations)).await?;
+        // What is kept of a registration that is not watched for now stays as it is.
+        set_aside.iter().for_each(|name| drop(stored.states.remove(name)));
         let mut known: HashMap<ServiceName, (ServiceState, History)> = HashMap::new();
         for service in registry.services() {
             let state = stored.states.remove(&service.name).unwrap_or_default();
             let history = stored.histories.get(&service.name).map(|(history, _)| history.clone());
-            let mut history: History = history.unwrap_or_default();
-            if let Some(kept_ms) = stored.run_marks.get(&name_hash(&service.name)) {
-                history.kept_until(*kept_ms);
-            }
+            let history: History = history.unwrap_or_default();
             known.insert(service.name.clone(), (state, history));
         }
         self.replay(&registry, &mut known, &stored).await?;
+        for (name, (_, history)) in &mut known {
+            if let Some(kept_ms) = stored.run_marks.get(&name_hash(name)) {
+                history.kept_until(*kept_ms);
+            }
+        }
         self.recall(&registry, &mut known).await;
 
         for (_, history) in known.values() {

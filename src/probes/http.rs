@@ -36,6 +36,10 @@ const HEAD_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 100;
 /// CONTRACT.md 5.1, `follow_redirects`.
 const HOPS: usize = 10;
+/// Kinds of TLS beside the usual one that keep a pool, and how long one is used before its certificates are read
+/// again: our choices.
+const SPECIAL: usize = 64;
+const SPECIAL_FOR: Duration = Duration::from_secs(300);
 /// Idle connections older than this are closed: our choice. One and a half default intervals, so that a service
 /// checked every 30 s keeps its connection, and an address that has moved is noticed soon after.
 const IDLE_LIMIT: Duration = Duration::from_secs(45);
@@ -43,8 +47,10 @@ const IDLE_LIMIT: Duration = Duration::from_secs(45);
 /// One client that pools connections, one that never does; and the same again for services that speak TLS otherwise.
 #[derive(Debug, Clone)]
 pub struct HttpClients {
-    usual: Pair,
-    special: Arc<Mutex<HashMap<TlsOptions, Pair>>>,
+    /// What the operator's hosts have connected to is not for others to ride on: a pool for each trust.
+    operator: Pair,
+    fenced: Pair,
+    special: Arc<Mutex<HashMap<(TlsOptions, Trust), (std::time::Instant, Pair)>>>,
     egress: Arc<EgressPolicy>,
     resolver: Arc<GuardedResolver>,
 }
@@ -57,23 +63,36 @@ struct Pair {
 
 impl HttpClients {
     pub(super) fn new(egress: Arc<EgressPolicy>, resolver: Arc<GuardedResolver>) -> Result<Self, ClientsError> {
-        let usual = Pair::new(&resolver, &tls())?;
-        Ok(Self { usual, special: Arc::default(), egress, resolver })
+        let tls = tls();
+        let (operator, fenced) = (Pair::new(&resolver, &tls)?, Pair::new(&resolver, &tls)?);
+        Ok(Self { operator, fenced, special: Arc::default(), egress, resolver })
     }
 
     /// The clients for a probe. Those of the same TLS options share one pair.
     async fn of(&self, probe: &HttpProbe) -> Result<Pair, ProbeFailure> {
-        let Some(options) = &probe.tls else { return Ok(self.usual.clone()) };
+        let Some(options) = &probe.tls else {
+            return Ok(if probe.trust == Trust::Operator { self.operator.clone() } else { self.fenced.clone() });
+        };
         let known = || self.special.lock().unwrap_or_else(PoisonError::into_inner);
         // What is judged by the dates alone makes no other connection.
-        let key = TlsOptions { warning_days: 0, critical_days: 0, ..(**options).clone() };
-        if let Some(pair) = known().get(&key) {
+        let key = (TlsOptions { warning_days: 0, critical_days: 0, ..(**options).clone() }, probe.trust);
+        if let Some((made, pair)) = known().get(&key)
+            && made.elapsed() < SPECIAL_FOR
+        {
             return Ok(pair.clone());
         }
-        let config = super::tls::http_config(&key, Arc::new(HandshakeMark)).await?;
+        let config = super::tls::http_config(&key.0, Arc::new(HandshakeMark)).await?;
         let local = |error: ClientsError| ProbeFailure::new(Reason::LocalResource, error.to_string());
         let pair = Pair::new(&self.resolver, &config).map_err(local)?;
-        Ok(known().entry(key).or_insert(pair).clone())
+        let mut kept = known();
+        if kept.len() >= SPECIAL {
+            kept.retain(|_, (made, _)| made.elapsed() < SPECIAL_FOR);
+            if kept.len() >= SPECIAL {
+                kept.clear();
+            }
+        }
+        kept.insert(key, (std::time::Instant::now(), pair.clone()));
+        Ok(pair)
     }
 }
 

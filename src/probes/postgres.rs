@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::DbError;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, NoTls};
 
 use super::dial::{Dialer, Way, broken};
 use super::tls::{self, CertificateSeen};
@@ -116,11 +117,11 @@ where
 async fn query(client: &Client, probe: &PostgresProbe, way: &Way) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(BEGIN).await?;
     way.sent();
-    let mut messages = std::pin::pin!(client.simple_query_raw(&probe.query).await?);
-    while let Some(message) = messages.next().await {
-        if !matches!(message?, SimpleQueryMessage::RowDescription(_)) {
-            break;
-        }
+    // One statement and no more: what follows a COMMIT would not be read-only.
+    let values: [(&str, Type); 0] = [];
+    let mut rows = std::pin::pin!(client.query_typed_raw(&probe.query, values).await?);
+    if let Some(row) = rows.next().await {
+        row?;
     }
     way.answered();
     Ok(())

@@ -175,13 +175,12 @@ pub struct OutageSums {
     pub closed_ms: i64,
 }
 
-/// One stored run of checks.
-#[derive(Debug, Clone)]
-pub struct StoredRun {
+/// Where a stored run of checks begins and ends, and how many it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunHead {
     pub from_ms: i64,
     pub to_ms: i64,
     pub count: usize,
-    pub blob: Vec<u8>,
 }
 
 /// How far back a restore reaches.
@@ -331,10 +330,26 @@ impl Records {
     ///
     /// # Errors
     /// Unreachable.
-    pub async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<StoredRun>, StoreError> {
+    pub async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         match self {
             Self::Sqlite(records) => records.runs(service, from_ms, to_ms).await,
             Self::Postgres(records) => records.runs(service, from_ms, to_ms).await,
+        }
+    }
+
+    /// The packed checks of the runs of one service that begin from `first_ms` to `last_ms`, oldest first.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn run_blobs(
+        &self,
+        service: u64,
+        first_ms: i64,
+        last_ms: i64,
+    ) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.run_blobs(service, first_ms, last_ms).await,
+            Self::Postgres(records) => records.run_blobs(service, first_ms, last_ms).await,
         }
     }
 
@@ -353,6 +368,17 @@ impl Records {
     pub async fn close(&self) {
         if let Self::Sqlite(records) = self {
             records.close().await;
+        }
+    }
+
+    /// Makes room for the days ahead, where that is a matter of partitions. Asked once an hour.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn prepare(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(records) => records.prepare(now.timestamp_millis()).await,
         }
     }
 

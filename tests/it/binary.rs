@@ -1,8 +1,11 @@
 //! The built binary from outside: a service goes down, is alerted on and recovers; kills and stops in between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Binary, LIMIT, Recorder, Script, Stub, command, eventually, free_port};
+use serde_json::{Value, json};
+
+use crate::support::{Binary, KEY, LIMIT, Recorder, Script, Stub, command, eventually, free_port};
 
 fn services(stubs: &[(&str, &Stub, &str)]) -> String {
     let tables = stubs.iter().map(|(name, stub, more)| {
@@ -180,7 +183,7 @@ async fn the_commands_answer_and_exit_as_they_say() {
     assert!(run(&["services"]).await.1.contains("auth"));
     let url = format!("http://127.0.0.1:{}", binary.port);
     let (code, text) = run(&["services", "--url", &url, "--json"]).await;
-    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let list: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &list[0]["name"]), (0, &"auth".into()));
     let (_, help) = run(&["--help"]).await;
     assert!(help.contains("check-config") && help.contains("Exit codes"), "{help}");
@@ -229,4 +232,78 @@ async fn one_failed_root_is_one_message_whoever_is_seen_failing_first() {
     binary.wait_until("/status/critical", |body| body["alerts"].as_array().is_some_and(Vec::is_empty)).await;
     recorder.wait_for(2).await;
     assert_eq!(recorder.log(), ["alert_raised root", "alert_resolved root"]);
+}
+
+/// Sends one write and kills the process within a moment of the answer: what was answered 2xx is there after the restart.
+#[tokio::test]
+async fn what_was_accepted_survives_a_kill_and_what_was_refused_is_not_there() {
+    let mut folder = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("services.toml"), "").unwrap();
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
+    let mut accepted: Vec<String> = Vec::new();
+    for round in 0..6 {
+        let binary = Binary::start_in(folder, &[]).await;
+        let client = client.as_ref().unwrap();
+        let ask = async |method: reqwest::Method, path: &str, body: Value| {
+            let url = format!("http://127.0.0.1:{}{path}", binary.port);
+            let request = client.request(method, url).header("x-service-key", KEY).body(body.to_string());
+            request.send().await.unwrap()
+        };
+        let known: Vec<String> = binary
+            .get("/services?view=names")
+            .await
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(known, accepted, "round {round}");
+        let name = format!("s{round}");
+        match round % 3 {
+            0 => {
+                let refused =
+                    ask(reqwest::Method::POST, "/services", json!({"id": "refused", "url": "tcp://127.0.0.1"})).await;
+                assert_eq!(refused.status(), 422);
+                let made = ask(
+                    reqwest::Method::POST,
+                    "/services",
+                    json!({"id": name, "url": "tcp://127.0.0.1:1", "check_interval": 3600}),
+                )
+                .await;
+                assert_eq!(made.status(), 201);
+                accepted.push(name);
+            }
+            1 => {
+                let window = json!({"start_time": "2020-01-01T00:00:00Z", "end_time": "2099-01-01T00:00:00Z", "description": name});
+                assert_eq!(ask(reqwest::Method::POST, "/maintenance", window).await.status(), 201);
+            }
+            _ => {
+                let last = accepted.pop().unwrap();
+                assert_eq!(ask(reqwest::Method::DELETE, &format!("/services/{last}"), json!({})).await.status(), 204);
+            }
+        }
+        folder = binary.kill().await;
+    }
+    let binary = Binary::start_in(folder, &[]).await;
+    assert_eq!(binary.get("/maintenance/active").await["total"], 2);
+}
+
+#[tokio::test]
+async fn an_outage_resolved_by_hand_stays_resolved_after_a_kill() {
+    let auth = Stub::start(Script::Reply(500, String::new())).await;
+    let binary =
+        Binary::start(&services(&[("auth", &auth, "check_interval = 60")]), &[("MIN_CHECK_INTERVAL_MS", "100")]).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = |binary: &Binary, path: &str| format!("http://127.0.0.1:{}{path}", binary.port);
+    let check = url(&binary, "/services/auth/check");
+    client.post(check).header("x-service-key", KEY).send().await.unwrap();
+    let open = binary.wait_until("/outages/active", |body| body["total"] == 1).await;
+    let id = open["items"][0]["id"].as_str().unwrap().to_owned();
+    let resolve = url(&binary, &format!("/outages/{id}/resolve"));
+    let resolved = client.post(resolve).header("x-service-key", KEY).body("\"done\"").send().await.unwrap();
+    assert_eq!(resolved.status(), 200);
+    let binary = Binary::start_in(binary.kill().await, &[("MIN_CHECK_INTERVAL_MS", "100")]).await;
+    let shown = binary.get(&format!("/outages/{id}")).await;
+    assert_eq!((&shown["resolved"], &shown["resolution_notes"]), (&json!(true), &json!("done")));
+    assert_eq!(binary.get("/outages/active").await["total"], 0);
 }

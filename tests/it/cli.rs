@@ -49,15 +49,16 @@ fn service(name: &str, stub: &Stub) -> String {
     format!("[[service]]\nname = \"{name}\"\nurl = \"{}\"\n", stub.url())
 }
 
-/// Checks by hand, again while the service asks to wait between two of them.
+/// Checks by hand; when the service asks to wait between two of them, again after what it asks for.
 async fn check(binary: &Binary, name: &str, more: &[&str]) -> Came {
     let arguments = [&["check", name], more].concat();
-    eventually("a check", async || {
+    loop {
         let came = run(binary, &arguments).await;
-        let waits = came.err.contains("try again in");
-        (!waits).then_some(came)
-    })
-    .await
+        match came.err.split_once("try again in ").and_then(|(_, wait)| wait.split(' ').next()?.parse().ok()) {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => return came,
+        }
+    }
 }
 
 #[tokio::test]
@@ -422,8 +423,4 @@ async fn an_address_of_any_protocol_is_probed() {
         let came = probe(wrong).await;
         assert!(came.code == 2 && came.err.starts_with("error: "), "{wrong}: {came:?}");
     }
-    // Long enough for every protocol to be looked up, short enough for a person.
-    let started = std::time::Instant::now();
-    assert_eq!(probe("tcp://127.0.0.1:1").await.code, 1);
-    assert!(started.elapsed() < Duration::from_secs(10));
 }

@@ -392,6 +392,40 @@ async fn only_the_answer_to_this_dns_question_is_believed() {
     check(denied, Status::Unhealthy, Reason::EgressDenied).await;
 }
 
+/// Debian's dnsmasq on a free port, with a zone of its own.
+#[tokio::test]
+async fn a_real_name_server_is_understood() {
+    let port = free_port();
+    let program = if std::path::Path::new("/usr/sbin/dnsmasq").exists() { "/usr/sbin/dnsmasq" } else { "dnsmasq" };
+    let mut server = tokio::process::Command::new(program)
+        .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1"])
+        .args(["--conf-file=/dev/null", "--pid-file=", "--user=", "--local=/test/"])
+        .arg(format!("--port={port}"))
+        .args([
+            "--host-record=ok.test,192.0.2.7,2001:db8::7",
+            "--cname=alias.test,ok.test",
+            "--txt-record=text.test,hello",
+        ])
+        .kill_on_drop(true)
+        .spawn()
+        .expect("dnsmasq, which tests/run installs");
+    let definition = dns(port, "ok.test", json!({"expected_ip": "192.0.2.7"}));
+    crate::support::eventually("the name server answering", async || {
+        let (_, status, _) = look(&clients(), definition.clone()).await;
+        (status == Some(Status::Healthy)).then_some(())
+    })
+    .await;
+    let v6 = json!({"record_type": "AAAA", "expected_ip": "2001:db8::7"});
+    check(dns(port, "ok.test", v6), Status::Healthy, Reason::Ok).await;
+    check(dns(port, "alias.test", json!({"expected_ip": ["192.0.2.7"]})), Status::Healthy, Reason::Ok).await;
+    check(dns(port, "text.test", json!({"record_type": "TXT"})), Status::Healthy, Reason::Ok).await;
+    check(dns(port, "ok.test", json!({"expected_ip": "192.0.2.8"})), Status::Degraded, Reason::Assertion).await;
+    check(dns(port, "ok.test", json!({"record_type": "MX"})), Status::Degraded, Reason::Assertion).await;
+    check(dns(port, "nobody.test", json!({})), Status::Unhealthy, Reason::Dns).await;
+    server.kill().await.unwrap();
+    check(dns(port, "ok.test", json!({})), Status::Unhealthy, Reason::ConnectRefused).await;
+}
+
 /// Either the system lets us ping, or it is said what is missing: never a verdict on the target.
 fn is_not_permitted(seen: &Observation, status: Option<Status>, reason: Reason) -> bool {
     if reason != Reason::LocalResource {

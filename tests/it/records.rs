@@ -6,18 +6,23 @@ use std::sync::Arc;
 use as_infrastructure_service::domain::alert::{
     Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told,
 };
-use as_infrastructure_service::domain::check::{Check, CheckBatch};
+use as_infrastructure_service::domain::check::{Check, CheckBatch, CheckRun, name_hash};
 use as_infrastructure_service::domain::event::{Event, EventKind};
+use as_infrastructure_service::domain::maintenance::{WindowSource, spec};
 use as_infrastructure_service::domain::notification::{Notice, NoticeKind, Notification};
 use as_infrastructure_service::domain::observation::{Kind, Reason};
 use as_infrastructure_service::domain::outage::{Outage, OutageSeverity};
+use as_infrastructure_service::domain::registration::{Door, Registration};
+use as_infrastructure_service::domain::rollup::Rollup;
 use as_infrastructure_service::domain::service::ServiceName;
 use as_infrastructure_service::domain::state::ServiceState;
 use as_infrastructure_service::domain::status::Status;
 use as_infrastructure_service::domain::time::from_ms;
 use as_infrastructure_service::domain::window::History;
-use as_infrastructure_service::store::records::{Batch, Records, Retention, Since};
+use as_infrastructure_service::store::records::{Batch, OutageFilter, Records, Retention, Since};
 use as_infrastructure_service::store::{RecordsAddress, StoreError};
+use secrecy::ExposeSecret;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -369,4 +374,145 @@ async fn with_the_records_away_checks_and_pages_go_on_and_everything_is_caught_u
     binary.wait_until("/health", |body| body["self"]["store"]["durability"] == "power_loss").await;
     let binary = Binary::start_in(binary.kill().await, &[("ALERT_WEBHOOK_URL", &hook)]).await;
     assert_eq!(id(&binary.get("/status/critical").await), told);
+}
+
+fn registration(id: &str, version: u64) -> Registration {
+    let definition = json!({"name": id, "url": "tcp://127.0.0.1:1"});
+    Registration {
+        definition: definition.as_object().unwrap().clone(),
+        door: Door::Services,
+        created: from_ms(T0),
+        updated: from_ms(T0),
+        version,
+    }
+}
+
+fn run(service: &str, from: i64, count: i64) -> CheckRun {
+    let checks: Vec<Check> = (0..count).map(|n| check(from + n * 15_000)).collect();
+    CheckRun::of(name_hash(&name(service)), &checks).unwrap()
+}
+
+#[tokio::test]
+async fn registrations_windows_runs_and_minutes_are_kept_and_given_up() {
+    for home in homes().await {
+        let records = &home.records;
+        let window = spec::window(
+            json!({"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z"}).as_object().unwrap(),
+            None,
+            WindowSource::Api,
+            |_| None,
+            from_ms(T0),
+        )
+        .unwrap();
+        let minute = Rollup { at_ms: T0, latency: vec![(700, 70_000)], ..Rollup::default() };
+        let batch = Batch {
+            registrations: BTreeMap::from([
+                (name("auth"), registration("auth", 1)),
+                (name("web"), registration("web", 1)),
+            ]),
+            windows: BTreeMap::from([(window.id, (window.clone(), false))]),
+            runs: vec![run("auth", T0, 60), run("auth", T0 + 900_000, 60), run("web", T0, 60)],
+            minutes: vec![minute.clone(), Rollup { at_ms: T0 + 60_000, ..minute.clone() }],
+            ..Batch::default()
+        };
+        // Written twice: a commit whose answer was lost is repeated.
+        records.write(batch.clone()).await.unwrap();
+        records.write(batch).await.unwrap();
+        let restored = records.restore(since(0)).await.unwrap();
+        let names: Vec<_> = restored.registrations.iter().filter_map(Registration::name).collect();
+        assert_eq!((names.len(), restored.windows), (2, vec![(window.clone(), false)]));
+        assert_eq!(restored.run_marks[&name_hash(&name("auth"))], T0 + 900_000 + 59 * 15_000);
+        assert_eq!(records.minutes(T0, T0 + 60_000, 1).await.unwrap(), [Rollup { at_ms: T0 + 60_000, ..minute }]);
+
+        // A range finds the run that reaches into it, and none beside it.
+        let hash = name_hash(&name("auth"));
+        let found = records.runs(hash, T0 + 600_000, T0 + 700_000).await.unwrap();
+        assert_eq!(found.iter().map(|run| run.from_ms).collect::<Vec<_>>(), [T0]);
+        let both = records.runs(hash, T0, T0 + 1_000_000).await.unwrap();
+        assert_eq!(both.iter().map(|run| (run.from_ms, run.count)).collect::<Vec<_>>(), [(T0 + 900_000, 60), (T0, 60)]);
+        let blobs = records.run_blobs(hash, T0, T0 + 900_000).await.unwrap();
+        assert_eq!(blobs.len(), 2);
+        assert_eq!(CheckRun::decode(blobs[0].0, &blobs[0].1).unwrap().len(), 60);
+
+        let batch = Batch {
+            unregistered: vec![name("Auth")],
+            erased: vec![name("auth")],
+            registrations: BTreeMap::from([(name("web"), registration("web", 2))]),
+            windows: BTreeMap::from([(window.id, (window.clone(), true))]),
+            ..Batch::default()
+        };
+        records.write(batch).await.unwrap();
+        let restored = records.restore(since(0)).await.unwrap();
+        assert_eq!(restored.registrations, [registration("web", 2)]);
+        assert!(restored.windows[0].1 && !restored.run_marks.contains_key(&hash));
+        assert!(records.runs(hash, 0, i64::MAX).await.unwrap().is_empty());
+
+        // What is older than retention goes, piece by piece.
+        let late = from_ms(T0 + 40 * 86_400_000);
+        let retention = Retention { now: late, log_before: late, checks_before: late, outages_before: Some(late) };
+        while records.clean_up(retention).await.unwrap() {}
+        assert!(records.runs(name_hash(&name("web")), 0, i64::MAX).await.unwrap().is_empty());
+        assert!(records.minutes(0, i64::MAX, 10).await.unwrap().is_empty());
+        assert!(records.restore(since(0)).await.unwrap().windows.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn runs_of_a_day_lie_in_a_partition_that_is_dropped_whole() {
+    let home = homes().await.pop().unwrap();
+    let RecordsAddress::Postgres(url) = &home.address else { panic!("PostgreSQL is the last home") };
+    let (client, connection) = tokio_postgres::connect(url.expose_secret(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let partitions = async || -> Vec<String> {
+        let sql =
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'check_runs'::regclass ORDER BY 1";
+        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let at = |days: i64| from_ms(T0 + days * 86_400_000);
+    let turn = async |days: i64| {
+        let keep = at(days - 30);
+        let retention = Retention { now: at(days), log_before: keep, checks_before: keep, outages_before: None };
+        while home.records.clean_up(retention).await.unwrap() {}
+    };
+    assert_eq!(partitions().await.len(), 6, "yesterday to three days ahead, and the common one");
+    turn(0).await;
+    home.records.write(Batch { runs: vec![run("auth", T0, 60)], ..Batch::default() }).await.unwrap();
+    let day = (T0 / 86_400_000).to_string();
+    let rows: i64 = client.query_one(&format!("SELECT count(*) FROM check_runs_d{day}"), &[]).await.unwrap().get(0);
+    assert_eq!(rows, 1);
+    turn(30).await;
+    assert!(partitions().await.contains(&format!("check_runs_d{day}")));
+    turn(32).await;
+    assert!(!partitions().await.contains(&format!("check_runs_d{day}")));
+    assert!(home.records.runs(name_hash(&name("auth")), 0, i64::MAX).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn outages_are_found_by_what_is_asked() {
+    for home in homes().await {
+        let (open, old) = (outage("auth", T0, None), outage("web", T0 - 90_000_000, Some(T0 - 89_000_000)));
+        let minor = Outage { severity: OutageSeverity::Minor, ..outage("auth", T0 - 5_000, Some(T0 - 1_000)) };
+        let list = [open.clone(), old.clone(), minor.clone()];
+        let outages = list.iter().map(|outage| (outage.id, outage.clone())).collect();
+        home.records.write(Batch { outages, ..Batch::default() }).await.unwrap();
+        let ask = async |filter: OutageFilter, skip, limit| {
+            let page = home.records.outages(filter, skip, limit).await.unwrap();
+            (page.outages.iter().map(|outage| outage.id).collect::<Vec<_>>(), page.total)
+        };
+        assert_eq!(ask(OutageFilter::default(), 0, 10).await, (vec![open.id, minor.id, old.id], 3));
+        assert_eq!(ask(OutageFilter::default(), 1, 1).await, (vec![minor.id], 3));
+        let of = |service: &str| OutageFilter { service: Some(name(service)), ..OutageFilter::default() };
+        assert_eq!(ask(of("AUTH"), 0, 10).await, (vec![open.id, minor.id], 2));
+        let severity = OutageFilter { severity: Some(OutageSeverity::Minor), ..OutageFilter::default() };
+        assert_eq!(ask(severity, 0, 10).await, (vec![minor.id], 1));
+        let range =
+            OutageFilter { from: Some(from_ms(T0 - 5_000)), to: Some(from_ms(T0 - 1)), ..OutageFilter::default() };
+        assert_eq!(ask(range, 0, 10).await, (vec![minor.id], 1));
+        assert_eq!(ask(OutageFilter { open: Some(true), ..OutageFilter::default() }, 0, 10).await, (vec![open.id], 1));
+        assert_eq!(home.records.outage(old.id).await.unwrap(), Some(old));
+        assert_eq!(home.records.outage(Uuid::nil()).await.unwrap(), None);
+        let sums = home.records.outage_sums(OutageFilter::default()).await.unwrap();
+        assert_eq!((sums["CRITICAL"].total, sums["CRITICAL"].open, sums["CRITICAL"].closed_ms), (2, 1, 1_000_000));
+        assert_eq!((sums["MINOR"].total, sums["MINOR"].closed_ms), (1, 4_000));
+    }
 }

@@ -180,7 +180,7 @@ fn scope(
     let field = if ids.is_some() { "endpoint_ids" } else { "affected_services" };
     let sent = ids.or(listed);
     let (tags, categories) = (reading.texts("tags"), reading.texts("categories"));
-    let anything_sent = sent.is_some() || tags.is_some() || categories.is_some();
+    let named_nobody = sent.as_ref().is_some_and(Vec::is_empty);
     let services = match sent {
         None => before.services,
         Some(names) => {
@@ -201,7 +201,8 @@ fn scope(
     };
     let (tags, categories) = (tags.unwrap_or(before.tags), categories.unwrap_or(before.categories));
     let nobody = services.is_empty() && tags.is_empty() && categories.is_empty();
-    let everyone = if anything_sent || base.is_none() { nobody } else { before.everyone };
+    // Taking away the last tag must not cover everyone: that is said by naming nobody.
+    let everyone = nobody && (base.is_none() || named_nobody || before.everyone);
     Scope { services, tags, categories, everyone }
 }
 

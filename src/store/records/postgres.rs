@@ -16,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, Since, StoredRun};
+use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead, Since};
 use crate::domain::check::{CheckRun, name_hash};
 use crate::domain::event::RECENT;
 use crate::domain::notification::Delivery;
@@ -70,6 +70,9 @@ impl Postgres {
             .await
             .map_err(refused)?;
         let (fsync, commit): (String, String) = (row.get(0), row.get(1));
+        let now_ms: i64 =
+            client.query_one("SELECT (extract(epoch FROM now()) * 1000)::bigint", &[]).await.map_err(refused)?.get(0);
+        Self::turn_partitions(&client, now_ms, i64::MIN).await?;
         records.safe.store(fsync == "on" && commit != "off", Ordering::Relaxed);
         *records.client.lock().await = Some(client);
         Ok(records)
@@ -267,24 +270,38 @@ impl Postgres {
         .await
     }
 
-    pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<StoredRun>, StoreError> {
+    pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         self.read(async |client| {
             let found = client
                 .query(
-                    "SELECT from_ms, to_ms, count, checks FROM check_runs WHERE service = $1 AND from_ms <= $3
+                    "SELECT from_ms, to_ms, count FROM check_runs WHERE service = $1 AND from_ms <= $3
                      AND from_ms >= coalesce((SELECT max(from_ms) FROM check_runs WHERE service = $1 AND from_ms < $2), $2)
                      AND to_ms >= $2 ORDER BY from_ms DESC",
                     &[&service.cast_signed(), &from_ms, &to_ms],
                 )
                 .await
                 .map_err(refused)?;
-            let runs = found.iter().map(|row| StoredRun {
+            let runs = found.iter().map(|row| RunHead {
                 from_ms: row.get(0),
                 to_ms: row.get(1),
                 count: usize::try_from(row.get::<_, i32>(2)).unwrap_or(0),
-                blob: row.get(3),
             });
             Ok(runs.collect())
+        })
+        .await
+    }
+
+    pub(super) async fn run_blobs(
+        &self,
+        service: u64,
+        first_ms: i64,
+        last_ms: i64,
+    ) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT from_ms, checks FROM check_runs WHERE service = $1 AND from_ms BETWEEN $2 AND $3
+                       ORDER BY from_ms";
+            let found = client.query(sql, &[&service.cast_signed(), &first_ms, &last_ms]).await.map_err(refused)?;
+            Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
         })
         .await
     }
@@ -329,6 +346,10 @@ impl Postgres {
             }
         }
         Ok(())
+    }
+
+    pub(super) async fn prepare(&self, now_ms: i64) -> Result<(), StoreError> {
+        self.call(async |client| Self::turn_partitions(client, now_ms, i64::MIN).await).await
     }
 
     pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {

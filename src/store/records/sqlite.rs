@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, Since, StoredRun};
+use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead, Since};
 use crate::domain::check::name_hash;
 use crate::domain::event::RECENT;
 use crate::domain::notification::Delivery;
@@ -177,12 +177,12 @@ impl Sqlite {
         .await
     }
 
-    pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<StoredRun>, StoreError> {
+    pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         self.read(move |connection| {
             // A run that began before the range may reach into it: the one before the first is looked at too.
             let mut query = connection
                 .prepare_cached(
-                    "SELECT from_ms, to_ms, count, checks FROM check_runs WHERE service = ?1 AND from_ms <= ?3
+                    "SELECT from_ms, to_ms, count FROM check_runs WHERE service = ?1 AND from_ms <= ?3
                      AND from_ms >= coalesce((SELECT max(from_ms) FROM check_runs WHERE service = ?1 AND from_ms < ?2), ?2)
                      AND to_ms >= ?2 ORDER BY from_ms DESC",
                 )
@@ -190,13 +190,33 @@ impl Sqlite {
             query
                 .query_map(params![service.cast_signed(), from_ms, to_ms], |row| {
                     let count: i64 = row.get(2)?;
-                    Ok(StoredRun {
+                    Ok(RunHead {
                         from_ms: row.get(0)?,
                         to_ms: row.get(1)?,
                         count: usize::try_from(count).unwrap_or(0),
-                        blob: row.get(3)?,
                     })
                 })
+                .and_then(Iterator::collect)
+                .map_err(refused)
+        })
+        .await
+    }
+
+    pub(super) async fn run_blobs(
+        &self,
+        service: u64,
+        first_ms: i64,
+        last_ms: i64,
+    ) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+        self.read(move |connection| {
+            let mut query = connection
+                .prepare_cached(
+                    "SELECT from_ms, checks FROM check_runs WHERE service = ?1 AND from_ms BETWEEN ?2 AND ?3
+                     ORDER BY from_ms",
+                )
+                .map_err(refused)?;
+            query
+                .query_map(params![service.cast_signed(), first_ms, last_ms], |row| Ok((row.get(0)?, row.get(1)?)))
                 .and_then(Iterator::collect)
                 .map_err(refused)
         })
@@ -228,8 +248,9 @@ impl Sqlite {
                     retention.log_before.timestamp_millis(),
                 ),
                 (
-                    "DELETE FROM check_runs WHERE (service, from_ms) IN
-                         (SELECT service, from_ms FROM check_runs WHERE to_ms < ?1 LIMIT ?2)",
+                    // Written in order of time, give or take a day: the first are the oldest.
+                    "DELETE FROM check_runs WHERE to_ms < ?1 AND place IN
+                         (SELECT place FROM check_runs ORDER BY place LIMIT ?2)",
                     checks_before,
                 ),
                 (
@@ -405,8 +426,10 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
         )?;
     }
     for checks in &batch.runs {
+        let place = [&checks.service.cast_signed() as &dyn rusqlite::ToSql, &checks.from_ms];
+        run("DELETE FROM check_runs WHERE service = ?1 AND from_ms = ?2", &place)?;
         run(
-            "INSERT OR REPLACE INTO check_runs (service, from_ms, to_ms, count, checks) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO check_runs (service, from_ms, to_ms, count, checks) VALUES (?1, ?2, ?3, ?4, ?5)",
             &[&checks.service.cast_signed(), &checks.from_ms, &checks.to_ms, &(checks.count as i64), &checks.blob],
         )?;
         run(

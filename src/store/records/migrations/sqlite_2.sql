@@ -2,11 +2,12 @@ CREATE TABLE registrations (name TEXT PRIMARY KEY, registration TEXT NOT NULL) W
 CREATE TABLE windows (
     id TEXT PRIMARY KEY, end_ms INTEGER NOT NULL, hidden INTEGER NOT NULL, maintenance TEXT NOT NULL
 ) WITHOUT ROWID;
+-- In the order they are written, which fills pages to the brim; the index alone answers what lies where.
 CREATE TABLE check_runs (
-    service INTEGER NOT NULL, from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL, count INTEGER NOT NULL,
-    checks BLOB NOT NULL, PRIMARY KEY (service, from_ms)
-) WITHOUT ROWID;
-CREATE INDEX check_runs_by_time ON check_runs (to_ms);
+    place INTEGER PRIMARY KEY, service INTEGER NOT NULL, from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL,
+    count INTEGER NOT NULL, checks BLOB NOT NULL
+);
+CREATE INDEX check_runs_by_service ON check_runs (service, from_ms, to_ms, count);
 CREATE TABLE run_marks (service INTEGER PRIMARY KEY, kept_ms INTEGER NOT NULL);
 CREATE TABLE fleet_minutes (at_ms INTEGER PRIMARY KEY, rollup TEXT NOT NULL);
 CREATE TABLE deliveries (
