@@ -51,7 +51,7 @@ fn full_history(service: &Service) -> History {
             maintenance: false,
             redirected: false,
         };
-        history.record(check, service.hold());
+        history.record(check, service.hold(), &[]);
     }
     history
 }
@@ -69,9 +69,9 @@ fn benches(c: &mut Criterion) {
     let verdict = classify(&healthy, limits, expected);
     let state = ServiceState::default();
     let now = from_ms(T0);
-    let state = state.advance(&service, &verdict, &healthy, Kind::Scheduled, now, &POLICY).state;
+    let state = state.advance(&service, &verdict, &healthy, Kind::Scheduled, now, &POLICY, false).state;
     c.bench_function("advance by a healthy check", |b| {
-        b.iter(|| black_box(&state).advance(&service, &verdict, &healthy, Kind::Scheduled, now, &POLICY));
+        b.iter(|| black_box(&state).advance(&service, &verdict, &healthy, Kind::Scheduled, now, &POLICY, false));
     });
 
     let mut history = full_history(&service);
@@ -88,8 +88,10 @@ fn benches(c: &mut Criterion) {
                 response_us: Some(25_000),
                 streak: 1,
                 error: None,
+                maintenance: false,
+                redirected: false,
             };
-            history.record(check, service.hold());
+            history.record(check, service.hold(), &[]);
         });
     });
     let history = full_history(&service);

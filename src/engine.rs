@@ -670,7 +670,7 @@ impl Engine {
 
     /// Entries on the schedule.
     pub fn scheduled(&self) -> usize {
-        self.scheduler.len()
+        self.scheduler.entries()
     }
 
     pub fn is_draining(&self) -> bool {

@@ -204,7 +204,7 @@ async fn shown(app: &ApiState, outages: &[Outage]) -> Result<Vec<Value>, ApiErro
 fn one(app: &ApiState, outage: &Outage, told: &[Delivery], alert: Option<&Alert>) -> Value {
     let now = app.engine.clock.now();
     let seconds = app.engine.outage_duration(outage, now).as_secs();
-    let endpoint = app.engine.live.find(&outage.service).map(|watched| Value::Object(record(&app, &watched)));
+    let endpoint = app.engine.live.find(&outage.service).map(|watched| Value::Object(record(app, &watched)));
     let mut channels: Vec<&str> = Vec::new();
     for delivery in told {
         if !channels.contains(&delivery.channel.as_str()) {

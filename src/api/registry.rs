@@ -169,7 +169,7 @@ fn shown(app: &ApiState, service: &Arc<Service>, code: StatusCode, done: &str) -
         // Removed again in the meantime.
         return not_found(name.as_str(), Door::Services).into_response();
     };
-    let mut fields = record(&app, &watched);
+    let mut fields = record(app, &watched);
     fields.insert("message".to_owned(), Value::from(format!("Service '{name}' {done}")));
     fields.insert("service_name".to_owned(), Value::from(name.as_str()));
     let mut response = (code, Json(Value::Object(fields))).into_response();

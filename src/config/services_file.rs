@@ -148,7 +148,7 @@ pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Listed,
         // Dated by their beginning: they have no other date, and are the same after each reading.
         match spec::window(&fields, None, WindowSource::File, known, DateTime::UNIX_EPOCH) {
             Ok(window) => {
-                settled.push(MaintenanceWindow { created_at: window.start, updated_at: window.start, ..window })
+                settled.push(MaintenanceWindow { created_at: window.start, updated_at: window.start, ..window });
             }
             Err(found) => {
                 problems.extend(found.iter().map(|p| format!("{place}: maintenance: {} {}", p.field, p.message)));

@@ -87,7 +87,10 @@ pub struct Registered {
 pub struct Definitions {
     listed: Listed,
     by_name: HashMap<ServiceName, Arc<Service>>,
+    listed_needing: Vec<Arc<Service>>,
     registered: BTreeMap<u64, ServiceName>,
+    /// Those that depend on something: who needs a service is looked for among them.
+    needing: HashSet<ServiceName>,
     of: HashMap<ServiceName, Registered>,
     next: u64,
 }
@@ -96,6 +99,8 @@ impl Definitions {
     /// The operator's definitions are replaced.
     pub fn list(&mut self, listed: Listed) -> Listed {
         self.by_name = listed.services.iter().map(|service| (service.name.clone(), service.clone())).collect();
+        let needing = listed.services.iter().filter(|service| service.needs().next().is_some());
+        self.listed_needing = needing.cloned().collect();
         std::mem::replace(&mut self.listed, listed)
     }
 
@@ -115,8 +120,24 @@ impl Definitions {
             self.next += 1;
             self.next
         });
-        self.registered.insert(place, name.clone());
-        self.of.insert(name, Registered { place, registration, service });
+        self.hold(name, Registered { place, registration, service });
+    }
+
+    fn hold(&mut self, name: ServiceName, known: Registered) {
+        if known.service.needs().next().is_some() {
+            self.needing.insert(name.clone());
+        } else {
+            self.needing.remove(&name);
+        }
+        self.registered.insert(known.place, name.clone());
+        self.of.insert(name, known);
+    }
+
+    fn let_go(&mut self, name: &ServiceName) -> Option<Registered> {
+        let known = self.of.remove(name)?;
+        self.registered.remove(&known.place);
+        self.needing.remove(name);
+        Some(known)
     }
 
     fn find(&self, name: &ServiceName) -> Option<&Arc<Service>> {
@@ -142,7 +163,7 @@ impl Definitions {
             Change::Update { name, given, if_match } => {
                 let known = self.changeable(&name, if_match)?;
                 if let Some(id) = given.id()
-                    && !id.as_str().and_then(|id| ServiceName::new(id).ok()).is_some_and(|id| id == name)
+                    && id.as_str().and_then(|id| ServiceName::new(id).ok()).is_none_or(|id| id != name)
                 {
                     let message = "cannot be changed: register the service under its new name".to_owned();
                     return Err(Refused::Invalid(vec![Problem { field: given.sent_as("id"), message }]));
@@ -160,7 +181,8 @@ impl Definitions {
             }
             Change::Remove { name, if_match } => {
                 self.changeable(&name, if_match)?;
-                let everyone = self.listed.services.iter().chain(self.of.values().map(|known| &known.service));
+                let registered = self.needing.iter().filter_map(|name| self.of.get(name)).map(|known| &known.service);
+                let everyone = self.listed_needing.iter().chain(registered);
                 let needs_it =
                     |service: &&Arc<Service>| service.name != name && service.needs().any(|need| *need == name);
                 let dependents: Vec<ServiceName> =
@@ -168,10 +190,7 @@ impl Definitions {
                 if !dependents.is_empty() {
                     return Err(Refused::NeededBy(name, dependents));
                 }
-                let before = self.of.remove(&name);
-                if let Some(known) = &before {
-                    self.registered.remove(&known.place);
-                }
+                let before = self.let_go(&name);
                 Ok((Applied::Removed, Some(Undo { name, before })))
             }
         }
@@ -252,15 +271,8 @@ impl Definitions {
     /// Takes back what a change did.
     pub fn undo(&mut self, undo: Undo) {
         match undo.before {
-            Some(known) => {
-                self.registered.insert(known.place, undo.name.clone());
-                self.of.insert(undo.name, known);
-            }
-            None => {
-                if let Some(known) = self.of.remove(&undo.name) {
-                    self.registered.remove(&known.place);
-                }
-            }
+            Some(known) => self.hold(undo.name, known),
+            None => drop(self.let_go(&undo.name)),
         }
     }
 

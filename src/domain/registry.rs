@@ -74,7 +74,12 @@ impl Registry {
     }
 
     pub fn find(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.services.get(*self.by_name.get(name)?)
+        self.services.get(self.place(name)?)
+    }
+
+    /// Where a service stands in the order.
+    pub fn place(&self, name: &ServiceName) -> Option<usize> {
+        self.by_name.get(name).copied()
     }
 
     /// The critical path, in order.

@@ -4,7 +4,7 @@
 //! date on each change, so that `/health`, `/status/critical` and the dashboard cost the same for 9 services and for
 //! 20,000.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -222,6 +222,11 @@ impl Watched {
         self.definition.load_full()
     }
 
+    /// It is defined by this very value.
+    pub(super) fn is_defined_by(&self, service: &Arc<Service>) -> bool {
+        Arc::ptr_eq(&self.definition.load(), service)
+    }
+
     pub(super) fn redefine(&self, service: Arc<Service>) {
         self.definition.store(service);
     }
@@ -281,8 +286,8 @@ fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub struct Roster {
     pub registry: Arc<Registry>,
+    /// In the order of the registry.
     pub watched: Vec<Arc<Watched>>,
-    by_name: HashMap<ServiceName, Arc<Watched>>,
     /// Those with the critical flag, active ones only.
     pub critical: Vec<Arc<Watched>>,
     /// Critical services whose outage may take longer to be told than is promised, and how long.
@@ -291,25 +296,21 @@ pub struct Roster {
 
 impl Roster {
     pub fn new(registry: Arc<Registry>, watched: Vec<Arc<Watched>>, detection: &DetectionPolicy) -> Self {
-        let by_name = watched.iter().map(|watched| (watched.service().name.clone(), watched.clone())).collect();
-        let critical: Vec<Arc<Watched>> = watched
-            .iter()
-            .filter(|watched| {
-                let service = watched.service();
-                service.critical && service.active
-            })
-            .cloned()
+        let defined = registry.services().iter().zip(&watched);
+        let critical: Vec<Arc<Watched>> = defined
+            .filter(|(service, _)| service.critical && service.active)
+            .map(|(_, watched)| watched.clone())
             .collect();
         let worst_cases = critical.iter().map(|watched| {
             let service = watched.service();
             (service.name.clone(), service.worst_case_detection(detection))
         });
         let broken_promises = worst_cases.filter(|(_, worst)| *worst > detection.promise).collect();
-        Self { registry, watched, by_name, critical, broken_promises }
+        Self { registry, watched, critical, broken_promises }
     }
 
     pub fn find(&self, name: &ServiceName) -> Option<&Arc<Watched>> {
-        self.by_name.get(name)
+        self.watched.get(self.registry.place(name)?)
     }
 }
 
@@ -350,19 +351,16 @@ impl Live {
         self.roster.load_full()
     }
 
-    /// Puts another roster in place, and counts its services.
-    pub(super) fn replace_roster(&self, roster: Roster) {
-        let roster = Arc::new(roster);
-        let before = self.roster.swap(roster.clone());
+    /// Puts another roster in place, and counts its services: those that are `new` or changed, and no more those `gone`.
+    pub(super) fn replace_roster(&self, roster: Roster, new: &[Arc<Watched>], gone: &[Arc<Watched>]) {
+        self.roster.store(Arc::new(roster));
         // Always the service's lock first, then the counts'.
-        for watched in &roster.watched {
+        for watched in new {
             let mut inner = watched.lock();
             self.count(&mut inner, watched.service().active);
         }
-        for watched in &before.watched {
-            if roster.find(&watched.service().name).is_none()
-                && let Some(counted) = watched.lock().counted.take()
-            {
+        for watched in gone {
+            if let Some(counted) = watched.lock().counted.take() {
                 held(&self.counts).remove(counted);
             }
         }
@@ -399,6 +397,9 @@ impl Live {
 
     /// Looks at every service anew: the windows, or the services, have changed.
     pub(super) fn follow_anew(&self, in_force: &InForce) {
+        if in_force.windows.is_empty() && self.fleet().in_maintenance == 0 {
+            return;
+        }
         let mut changed = false;
         for watched in &self.roster().watched {
             let service = watched.service();

@@ -1,7 +1,6 @@
 //! Puts another registry in force while everything runs: exactly what differs is changed, nobody else's checks move
 //! (CONTRACT.md 5.2).
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -65,8 +64,20 @@ impl Engine {
         // Turns of services that change or go: while they are held nothing reports about those.
         let mut turns = Vec::new();
         let now = self.clock.now();
+        // New ones, and those that are counted otherwise from now on.
+        let mut recount = Vec::new();
+        // Most services are the same in the same order: those need no look-up.
+        let mut in_order = before.watched.iter().peekable();
         for service in registry.services() {
-            let Some(watched) = before.find(&service.name) else {
+            if let Some(same) = in_order.next_if(|watched| watched.is_defined_by(service)) {
+                watched_now.push(same.clone());
+                continue;
+            }
+            let known = before.find(&service.name);
+            if known.is_some_and(|known| in_order.peek().is_some_and(|next| Arc::ptr_eq(next, known))) {
+                in_order.next();
+            }
+            let Some(watched) = known else {
                 change.added.push(service.name.clone());
                 let (mut state, history) = restored(&service.name).unwrap_or_default();
                 let deactivated =
@@ -84,6 +95,7 @@ impl Engine {
                     transition.states.push((watched.clone(), state, None));
                 }
                 to_schedule.push(watched.clone());
+                recount.push(watched.clone());
                 watched_now.push(watched);
                 continue;
             };
@@ -93,6 +105,7 @@ impl Engine {
             if Arc::ptr_eq(&old, service) {
                 continue;
             }
+            recount.push(watched.clone());
             if old.fingerprint == service.fingerprint {
                 // Said otherwise, or anew: it is the same service under a newer version.
                 watched.redefine(service.clone());
@@ -112,17 +125,21 @@ impl Engine {
                 to_schedule.push(watched.clone());
             }
         }
-        let names: HashSet<&ServiceName> = registry.services().iter().map(|service| &service.name).collect();
-        let gone: Vec<Arc<Watched>> =
-            before.watched.iter().filter(|watched| !names.contains(&watched.service().name)).cloned().collect();
+        let is_gone = |watched: &&Arc<Watched>| registry.place(&watched.service().name).is_none();
+        let gone: Vec<Arc<Watched>> = if before.watched.len() + change.added.len() == watched_now.len() {
+            Vec::new()
+        } else {
+            before.watched.iter().filter(is_gone).cloned().collect()
+        };
         for watched in &gone {
             turns.push(watched.seize().await);
             watched.retire();
             self.scheduler.remove(watched);
         }
         let in_force = self.windows.at(now);
-        self.share_pool(&watched_now);
-        self.live.replace_roster(Roster::new(Arc::new(registry), watched_now, &self.config.detection));
+        self.share_pool(registry.services(), &watched_now);
+        let roster = Roster::new(Arc::new(registry), watched_now, &self.config.detection);
+        self.live.replace_roster(roster, &recount, &gone);
         self.live.follow_anew(&in_force);
         // On the schedule before anything is waited for: a reload that is cut short must leave nobody unwatched.
         for watched in to_schedule.iter().filter(|watched| watched.service().active) {
@@ -174,10 +191,10 @@ impl Engine {
     }
 
     /// Who may keep a connection: the first so many that want one. Beyond the bound probes use fresh connections.
-    fn share_pool(&self, watched: &[Arc<Watched>]) {
+    fn share_pool(&self, services: &[Arc<Service>], watched: &[Arc<Watched>]) {
         let mut left = self.config.pooled_connections;
-        for watched in watched {
-            let wants = matches!(&watched.service().probe, Probe::Http(probe) if probe.connection == Connection::Reuse);
+        for (service, watched) in services.iter().zip(watched) {
+            let wants = matches!(&service.probe, Probe::Http(probe) if probe.connection == Connection::Reuse);
             let pooled = wants && left > 0;
             watched.pooled.store(pooled, Ordering::Relaxed);
             left -= usize::from(pooled);

@@ -130,7 +130,7 @@ impl Scheduler {
     }
 
     /// Entries on the wheel.
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.wheel().slots.iter().map(Vec::len).sum()
     }
 

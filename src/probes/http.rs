@@ -50,10 +50,13 @@ pub struct HttpClients {
     /// What the operator's hosts have connected to is not for others to ride on: a pool for each trust.
     operator: Pair,
     fenced: Pair,
-    special: Arc<Mutex<HashMap<(TlsOptions, Trust), (std::time::Instant, Pair)>>>,
+    special: Arc<Mutex<Special>>,
     egress: Arc<EgressPolicy>,
     resolver: Arc<GuardedResolver>,
 }
+
+/// Pairs by what makes them special, with the time they were made.
+type Special = HashMap<(TlsOptions, Trust), (std::time::Instant, Pair)>;
 
 #[derive(Debug, Clone)]
 struct Pair {

@@ -237,6 +237,7 @@ async fn one_failed_root_is_one_message_whoever_is_seen_failing_first() {
 /// Sends one write and kills the process within a moment of the answer: what was answered 2xx is there after the restart.
 #[tokio::test]
 async fn what_was_accepted_survives_a_kill_and_what_was_refused_is_not_there() {
+    as_infrastructure_service::app::install_crypto_provider();
     let mut folder = Arc::new(tempfile::tempdir().unwrap());
     std::fs::write(folder.path().join("services.toml"), "").unwrap();
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();

@@ -1,14 +1,11 @@
 //! A maintenance window as it is asked for: in a request, or in the services file. Unknown fields and broken rules are
 //! refused, all at once.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{MaintenanceWindow, Recurrence, Scope, WindowSource};
-use crate::domain::check::name_hash;
 use crate::domain::observation::clean;
 use crate::domain::service::ServiceName;
 use crate::domain::spec::Problem;
@@ -221,21 +218,6 @@ fn recurrence(reading: &mut Reading<'_>, base: Option<&MaintenanceWindow>) -> Op
             }
         },
     }
-}
-
-/// Services a list of windows names, for showing.
-pub fn named<'a>(windows: &'a [Arc<MaintenanceWindow>]) -> impl Iterator<Item = &'a ServiceName> {
-    windows.iter().flat_map(|window| &window.scope.services)
-}
-
-/// Changes with the set of windows: lists carry it in their tag.
-pub fn fingerprint(windows: &[Arc<MaintenanceWindow>]) -> u64 {
-    let mix = |hash: u64, part: u64| (hash ^ part).wrapping_mul(0x0000_0100_0000_01b3);
-    windows.iter().fold(0xcbf2_9ce4_8422_2325, |hash, window| {
-        let (high, low) = window.id.as_u64_pair();
-        let hash = mix(mix(hash, high), low ^ window.updated_at.timestamp_millis().cast_unsigned());
-        window.scope.services.iter().fold(hash, |hash, name| mix(hash, name_hash(name)))
-    })
 }
 
 #[cfg(test)]

@@ -318,7 +318,7 @@ impl ServiceSpec {
         for (name, value) in full.query_pairs() {
             match (name.as_ref(), value.as_ref()) {
                 ("sslmode", "disable" | "prefer" | "require" | "verify-ca" | "verify-full") => {
-                    mode = value.into_owned()
+                    mode = value.into_owned();
                 }
                 ("sslmode", _) => problems.add("url", "sslmode must be disable, prefer, require or verify-full"),
                 (name, _) => problems.add("url", format!("has the parameter {}, which is not known", clean(name))),
