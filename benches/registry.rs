@@ -4,8 +4,8 @@
 //!
 //! `cargo bench --bench registry`, with `REGISTRY_SERVICES` (10000: as many are registered as run already),
 //! `REGISTRY_CLIENTS` (32: connections at once) and `REGISTRY_HOURS` (6: hours of history written for each service; one
-//! service gets 30 days). The service runs in this process, on SQLite in a temporary folder, without Redis; the running
-//! services are checked every 15 s against one stub.
+//! service gets 30 days). All are registered and removed `REGISTRY_ROUNDS` (3) times. The service runs in this process,
+//! on SQLite in a temporary folder, without Redis; the running services are checked every 15 s against one stub.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says so by ending")]
 
@@ -163,18 +163,7 @@ async fn measure() {
     let live = format!("{base}/livez");
     let (bare, _) =
         requests(&client, clients, services, move |_| (Method::GET, live.clone(), None), StatusCode::OK).await;
-    let url = format!("{base}/services");
-    let (registering, times) = requests(
-        &client,
-        clients,
-        services,
-        move |n| {
-            let body = format!("{{\"id\":\"r{n}\",\"url\":\"http://127.0.0.1:{target}/r{n}\",\"check_interval\":60}}");
-            (Method::POST, url.clone(), Some(body))
-        },
-        StatusCode::CREATED,
-    )
-    .await;
+    let (registering, times) = register(&client, &base, clients, services, target).await;
     let lateness = engine.counters.lateness();
     println!(
         "registering {services}: {:.2} s ({:.1} times as many /livez), each p50 {:.1} p99 {:.1} ms; lateness p99 {:.1} p99.9 {:.1} ms",
@@ -205,21 +194,29 @@ async fn measure() {
     }
     queries(&client, &base, services, hours, at(&bare, 0.5)).await;
 
+    remove(&client, &base, clients, services).await;
+    println!("{:.0} MiB resident, {} on the schedule", resident_mib(), engine.scheduled());
+    for round in 2..=setting("REGISTRY_ROUNDS", 3) {
+        register(&client, &base, clients, services, target).await;
+        remove(&client, &base, clients, services).await;
+        println!("round {round}: {:.0} MiB resident, {} on the schedule", resident_mib(), engine.scheduled());
+    }
+}
+
+async fn register(client: &Client, base: &str, clients: usize, services: usize, target: u16) -> (Duration, Vec<f64>) {
     let url = format!("{base}/services");
-    let (removing, _) = requests(
-        &client,
-        clients,
-        services,
-        move |n| (Method::DELETE, format!("{url}/r{n}"), None),
-        StatusCode::NO_CONTENT,
-    )
-    .await;
-    println!(
-        "removing {services}: {:.2} s; {:.0} MiB resident, {} on the schedule",
-        removing.as_secs_f64(),
-        resident_mib(),
-        engine.scheduled()
-    );
+    let make = move |n: usize| {
+        let body = format!("{{\"id\":\"r{n}\",\"url\":\"http://127.0.0.1:{target}/r{n}\",\"check_interval\":60}}");
+        (Method::POST, url.clone(), Some(body))
+    };
+    requests(client, clients, services, make, StatusCode::CREATED).await
+}
+
+async fn remove(client: &Client, base: &str, clients: usize, services: usize) {
+    let url = format!("{base}/services");
+    let make = move |n: usize| (Method::DELETE, format!("{url}/r{n}"), None);
+    let (removing, _) = requests(client, clients, services, make, StatusCode::NO_CONTENT).await;
+    println!("removing {services}: {:.2} s", removing.as_secs_f64());
 }
 
 /// History queries: a page and a range of a service with hours of checks, and of the one with thirty days.

@@ -117,6 +117,7 @@ pub struct Engine {
     registrar: Registrar,
     /// Services whose checks are due to be written to the check history.
     to_keep: Mutex<Vec<Arc<Watched>>>,
+    keeping: tokio::sync::Mutex<()>,
     scheduler: Scheduler,
     clients: Clients,
     judge: Mutex<Judge>,
@@ -167,6 +168,7 @@ impl Engine {
             windows: Windows::default(),
             registrar: Registrar::default(),
             to_keep: Mutex::default(),
+            keeping: tokio::sync::Mutex::default(),
             scheduler: Scheduler::new(unix_ms),
             clients: parts.clients,
             judge: Mutex::default(),

@@ -58,6 +58,9 @@ pub struct MaintenanceWindow {
     pub source: WindowSource,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// When it was changed after it had begun: before that it was as a window of the past remembers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_in_force: Option<DateTime<Utc>>,
 }
 
 /// Where a window was defined.
@@ -333,8 +336,8 @@ impl Calendar {
             .timed()
             .filter(|(window, _)| window.scope.covers_service(service))
             .flat_map(|(window, timetable)| {
-                // A window alters nothing from before it was made.
-                let from = from.max(window.created_at);
+                // A window alters nothing from before it was made, or changed.
+                let from = from.max(window.created_at).max(window.changed_in_force.unwrap_or(window.created_at));
                 timetable.spans(from, to.max(from)).into_iter().filter_map(move |span| span.clipped(from, to))
             })
             .collect();

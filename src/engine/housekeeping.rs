@@ -85,10 +85,18 @@ impl Engine {
         let now = self.clock.now();
         let minute = usize::try_from(now.timestamp() / 60).unwrap_or(0) % SAVE_GROUPS;
         self.save_histories(|place| place % SAVE_GROUPS == minute).await;
-        if minute == 0
-            && let Err(error) = self.records.prepare(now).await
-        {
-            tracing::warn!(%error, "no room made for the days ahead");
+        if minute == 0 {
+            if let Err(error) = self.records.prepare(now).await {
+                tracing::warn!(%error, "no room made for the days ahead");
+            }
+            // The log is a journal, large and soon of no use: it is not left to the interval of other old data.
+            let log_only = Retention {
+                now,
+                log_before: super::keeper::log_before(now),
+                checks_before: DateTime::UNIX_EPOCH,
+                outages_before: None,
+            };
+            self.give_up(log_only).await;
         }
         if let Err(error) = self.mirror.put_metrics(self).await {
             tracing::debug!(%error, "metrics not written to Redis");
@@ -137,6 +145,10 @@ impl Engine {
         if let Some(before) = retention.outages_before {
             self.forget_windows(before);
         }
+        self.give_up(retention).await;
+    }
+
+    async fn give_up(&self, retention: Retention) {
         loop {
             match self.records.clean_up(retention).await {
                 Ok(true) => tokio::time::sleep(CLEAN_UP_PAUSE).await,

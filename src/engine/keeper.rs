@@ -59,6 +59,8 @@ impl Engine {
 
     /// Writes the runs that are due, and the fleet's minutes that are over.
     pub async fn keep_runs(&self) {
+        // One at a time: two that read the same checks would count them twice.
+        let _turn = self.keeping.lock().await;
         let due = std::mem::take(&mut *held(&self.to_keep));
         for services in due.chunks(TOGETHER) {
             let mut transition = Transition::default();

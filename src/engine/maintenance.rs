@@ -168,15 +168,25 @@ impl Engine {
             Some(_) => return Err(Unchanged::Stale),
         };
         let window = Arc::new(window);
-        let batch = Batch { windows: [(window.id, ((*window).clone(), false))].into(), ..Batch::default() };
-        let inverse = match read {
+        let mut batch = Batch { windows: [(window.id, ((*window).clone(), false))].into(), ..Batch::default() };
+        let mut inverse = match read {
             Some(read) => Batch { windows: [(read.id, (read.clone(), false))].into(), ..Batch::default() },
             None => Batch { windows_removed: vec![window.id], ..Batch::default() },
         };
+        // What it was until now stays so: a change alters no number of the past.
+        let past = read.zip(window.changed_in_force).map(|(read, changed)| {
+            let end = read.end.min(changed - TimeDelta::milliseconds(1));
+            Arc::new(MaintenanceWindow { id: Uuid::now_v7(), end, ..read.clone() })
+        });
+        if let Some(past) = &past {
+            batch.windows.insert(past.id, ((**past).clone(), true));
+            inverse.windows_removed.push(past.id);
+        }
         self.store_windows(batch, inverse).await?;
         self.windows.change(|kept| {
             kept.registered.retain(|known| known.id != window.id);
             kept.registered.push(window.clone());
+            kept.past.extend(past);
         });
         self.windows_in_force();
         Ok(window)

@@ -117,6 +117,33 @@ async fn windows_are_changed_ended_early_and_taken_away() {
 }
 
 #[tokio::test]
+async fn a_change_of_a_window_alters_nothing_of_the_past() {
+    let app = TestApp::built_in().await;
+    let report = async |from: i64, to: i64| {
+        let path = format!("/services/web-ui/availability?start_time={}&end_time={}", at(from), at(to));
+        let report = app.get(&path).await.json;
+        (report["maintenance_seconds"].clone(), report["down_seconds"].clone())
+    };
+    app.fail("web-ui", 20).await;
+    // Made for the past, it begins when it is made.
+    let made = window(&app, 0, 20, json!({"endpoint_ids": ["web-ui"]})).await;
+    assert_eq!(report(0, 5).await, (json!(0.0), json!(300.0)));
+    let path = format!("/maintenance/{}", made["id"].as_str().unwrap());
+    app.fail("web-ui", 20).await;
+    assert_eq!(report(5, 10).await, (json!(300.0), json!(0.0)));
+    // Turned to another service, what was stays.
+    let turned = send(&app, "PUT", &path, json!({"endpoint_ids": ["twilio-server"]})).await;
+    assert_eq!(turned.status, StatusCode::OK, "{}", turned.text);
+    app.fail("web-ui", 20).await;
+    assert_eq!((report(5, 10).await, report(10, 15).await), ((json!(300.0), json!(0.0)), (json!(0.0), json!(300.0))));
+    // So it does when the window is taken away, and after a restart.
+    assert_eq!(send(&app, "DELETE", &path, json!({})).await.status, StatusCode::NO_CONTENT);
+    let app = app.restart(&[]).await;
+    let report = app.get(&format!("/services/web-ui/availability?start_time={}&end_time={}", at(0), at(15))).await.json;
+    assert_eq!((&report["maintenance_seconds"], &report["down_seconds"]), (&json!(300.0), &json!(600.0)), "{report}");
+}
+
+#[tokio::test]
 async fn a_window_outlives_a_restart_in_its_middle_and_covers_by_tag_and_category() {
     let file = "[[service]]\nname = \"db\"\nurl = \"tcp://127.0.0.1:1\"\ntags = [\"eu\"]\n\
                 [[service]]\nname = \"web\"\nurl = \"http://127.0.0.1:1\"\ncategory = \"frontend\"\n\

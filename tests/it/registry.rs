@@ -357,3 +357,51 @@ async fn many_registrations_and_removals_leave_nothing_behind() {
     assert_eq!(names(&app).await, ["kept"]);
     assert_eq!(app.app.engine.scheduled(), scheduled);
 }
+
+#[tokio::test]
+async fn secrets_do_not_follow_a_service_to_another_address() {
+    let app = TestApp::with_file("", &[]).await;
+    let body = json!({"id": "a", "url": "http://127.0.0.1:1/x", "headers": {"authorization": "Bearer canary-1"}});
+    assert_eq!(send(&app, "POST", "/services", body).await.status, StatusCode::CREATED);
+    let path = send(&app, "PUT", "/services/a", json!({"url": "http://127.0.0.1:1/y"})).await;
+    assert_eq!(path.status, StatusCode::OK, "the same origin: {}", path.text);
+    for url in ["http://127.0.0.2:1/y", "http://127.0.0.1:2/y"] {
+        let moved = send(&app, "PUT", "/services/a", json!({"url": url})).await;
+        assert_eq!(
+            (moved.status, &moved.json["detail"][0]["loc"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(["body", "headers"]))
+        );
+    }
+    let anew = json!({"url": "http://127.0.0.2:1/y", "headers": {"authorization": "Bearer canary-2"}});
+    assert_eq!(send(&app, "PUT", "/services/a", anew).await.status, StatusCode::OK);
+    let dropped = json!({"url": "http://127.0.0.3:1/y", "headers": null});
+    assert_eq!(send(&app, "PUT", "/services/a", dropped).await.status, StatusCode::OK);
+    assert!(!app.get("/services/a").await.text.contains("canary"));
+}
+
+/// A connection that a service of the file keeps open is not for a registration to ride on.
+#[tokio::test]
+async fn a_registration_does_not_reach_a_forbidden_host_over_a_pooled_connection() {
+    use as_infrastructure_service::domain::classify::classify;
+    use as_infrastructure_service::domain::egress::EgressPolicy;
+    use as_infrastructure_service::domain::observation::Reason;
+    use as_infrastructure_service::domain::service::Source;
+    use as_infrastructure_service::domain::spec::{Defaults, ServiceSpec};
+    use as_infrastructure_service::probes::{Clients, observe};
+
+    as_infrastructure_service::app::install_crypto_provider();
+    let stub = Stub::start(Script::ok()).await;
+    let clients = Clients::new(EgressPolicy::default()).unwrap();
+    let url = format!("http://localhost:{}/x", stub.address.port());
+    let of = |source| {
+        let spec: ServiceSpec = serde_json::from_value(json!({"name": "a", "url": url})).unwrap();
+        spec.into_service(&Defaults::default(), source).unwrap()
+    };
+    let look = async |service| {
+        let seen = observe(&clients, &service, false, async |_| {}).await;
+        classify(&seen, service.limits.latency, &service.expected).reason
+    };
+    assert_eq!(look(of(Source::File)).await, Reason::Ok);
+    assert_eq!(look(of(Source::Api)).await, Reason::EgressDenied);
+    assert_eq!((look(of(Source::File)).await, stub.requests()), (Reason::Ok, 2));
+}

@@ -417,6 +417,7 @@ fn everyone() -> InForce {
         source: WindowSource::Api,
         created_at: from_ms(0),
         updated_at: from_ms(0),
+        changed_in_force: None,
     };
     InForce { windows: vec![Arc::new(window)], ..InForce::default() }
 }

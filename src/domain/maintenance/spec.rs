@@ -128,6 +128,7 @@ pub fn window(
         source,
         created_at: base.map_or(now, |base| base.created_at),
         updated_at: now,
+        changed_in_force: base.filter(|base| base.start < now).map(|_| now),
     };
     let told = |(field, message): (&str, String)| Problem { field: field.to_owned(), message };
     reading.problems.extend(window.check().into_iter().map(told));

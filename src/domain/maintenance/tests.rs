@@ -26,6 +26,7 @@ fn once(start: &str, end: &str) -> MaintenanceWindow {
         scope: Scope { everyone: true, ..Scope::default() },
         recurrence: None,
         source: WindowSource::Api,
+        changed_in_force: None,
         created_at: at(start),
         updated_at: at(start),
     }
