@@ -405,3 +405,42 @@ async fn a_registration_does_not_reach_a_forbidden_host_over_a_pooled_connection
     assert_eq!(look(of(Source::Api)).await, Reason::EgressDenied);
     assert_eq!((look(of(Source::File)).await, stub.requests()), (Reason::Ok, 2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
+    let app = TestApp::with_file("", &[]).await;
+    send(&app, "POST", "/services", json!({"id": "kept", "url": "tcp://127.0.0.1:1", "check_interval": 600_000})).await;
+    app.fail("kept", 3).await;
+    let open = app.get("/outages/active").await.json;
+    let id = open["items"][0]["id"].as_str().unwrap().to_owned();
+    let file = app.folder.path().join("records.db");
+    let other = rusqlite::Connection::open(file).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let window = json!({"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-12-31T00:00:00Z"});
+    let (made, removed, windowed, resolved) = tokio::join!(
+        send(&app, "POST", "/services", json!({"id": "new", "url": "tcp://127.0.0.1:1"})),
+        send(&app, "DELETE", "/services/kept", json!({})),
+        send(&app, "POST", "/maintenance", window.clone()),
+        app.ask("POST", "/nowhere", &[("x-service-key", KEY)], ""),
+    );
+    assert_eq!(resolved.status, StatusCode::NOT_FOUND);
+    for answer in [made, removed, windowed] {
+        assert_eq!((answer.status, &answer.json["error"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable")));
+    }
+    let late = send(&app, "POST", &format!("/outages/{id}/resolve"), json!("x")).await;
+    assert_eq!(late.status, StatusCode::SERVICE_UNAVAILABLE, "{}", late.text);
+    assert_eq!(names(&app).await, ["kept"]);
+    assert_eq!(app.get("/maintenance/").await.json["total"], 0);
+
+    other.execute_batch("ROLLBACK").unwrap();
+    let posted = async || {
+        let answer = send(&app, "POST", "/maintenance", window.clone()).await;
+        (answer.status == StatusCode::CREATED).then_some(())
+    };
+    eventually("records writable again", posted).await;
+    let listed = app.folder.path().join("services.toml").display().to_string();
+    let app = app.restart(&[("SERVICES_FILE", &listed)]).await;
+    assert_eq!(names(&app).await, ["kept"]);
+    assert_eq!(app.get("/maintenance/").await.json["total"], 1);
+    assert_eq!(app.get(&format!("/outages/{id}")).await.json["resolved"], false);
+}
