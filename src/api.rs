@@ -54,11 +54,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::overall))
         .route("/health/live", get(health::live))
-        .route("/health/services", get(health::services).post(registry::register_health))
-        .route(
-            "/health/services/{name}",
-            get(endpoints::show_health).put(registry::update_health).delete(registry::remove_health),
-        )
+        .route("/health/services", get(health::services).post(registry::register))
+        .route("/health/services/{name}", get(endpoints::show_health).put(registry::update).delete(registry::remove))
         .route("/health/service/{name}", get(health::service))
         .route("/services", get(services::registry).post(registry::register))
         .route("/services/{id}", get(endpoints::show).put(registry::update).delete(registry::remove))

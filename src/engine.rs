@@ -236,6 +236,7 @@ impl Engine {
                     () = engine.draining.cancelled() => return,
                     () = watched.interrupted() => return,
                     () = tokio::time::sleep(engine.config.outage.confirm_interval) => {}
+                    () = watched.hurried.notified() => {}
                 }
                 rechecks += 1;
                 kind = Kind::Confirm;
@@ -415,6 +416,10 @@ impl Engine {
         tokio::pin!(ended);
         ended.as_mut().enable();
         self.start_check(watched.clone(), Kind::Manual, None);
+        watched.hurried.notify_waiters();
+        if !watched.service().active || watched.is_retired() {
+            return Ok(None);
+        }
         // Longest a check takes: waiting for its turn among those in flight, and its own deadline.
         let limit = watched.service().timeout + self.config.outage.confirm_interval + Duration::from_secs(5);
         Ok(tokio::time::timeout(limit, ended).await.ok())

@@ -12,7 +12,7 @@ use super::ApiState;
 use super::error::{ApiError, Invalid};
 use crate::domain::maintenance::spec::instant;
 use crate::domain::observation::clean;
-use crate::domain::spec::Problem;
+use crate::domain::spec::{MOST_TOLD, Problem};
 
 /// The object in a request's body.
 pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
@@ -57,8 +57,10 @@ const HIDDEN: [&str; 8] = ["headers", "body", "redis", "tcp", "udp", "url", "hea
 pub(super) fn refused(problems: Vec<Problem>, sent: &Map<String, Value>) -> ApiError {
     let one = |problem: Problem| {
         let top = problem.field.split('.').next().unwrap_or_default();
-        let value = problem.field.split('.').try_fold(Value::Object(sent.clone()), |at, part| at.get(part).cloned());
-        let may_show = !HIDDEN.contains(&top) || (top.contains("url") && value.as_ref().is_some_and(without_login));
+        let mut parts = problem.field.split('.');
+        let value = parts.next().and_then(|part| sent.get(part));
+        let value = parts.try_fold(value, |at, part| Some(at?.get(part))).flatten();
+        let may_show = !HIDDEN.contains(&top) || (top.contains("url") && value.is_some_and(without_login));
         let kind = match problem.message.as_str() {
             "is required" => "missing",
             message if message.starts_with("is not a field") => "extra_forbidden",
@@ -72,7 +74,7 @@ pub(super) fn refused(problems: Vec<Problem>, sent: &Map<String, Value>) -> ApiE
             input: value.filter(|_| may_show).map(short),
         }
     };
-    ApiError::Invalid(problems.into_iter().map(one).collect())
+    ApiError::Invalid(problems.into_iter().take(MOST_TOLD).map(one).collect())
 }
 
 fn without_login(value: &Value) -> bool {
@@ -80,14 +82,14 @@ fn without_login(value: &Value) -> bool {
 }
 
 /// A value that is not too long to be echoed.
-fn short(value: Value) -> Value {
+fn short(value: &Value) -> Value {
     match value {
-        Value::String(text) => Value::from(clean(&text)),
+        Value::String(text) => Value::from(clean(text)),
         Value::Array(_) | Value::Object(_) => {
             let text = value.to_string();
-            if text.len() <= 1024 { value } else { Value::from(clean(&text)) }
+            if text.len() <= 1024 { value.clone() } else { Value::from(clean(&text)) }
         }
-        plain => plain,
+        plain => plain.clone(),
     }
 }
 

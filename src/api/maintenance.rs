@@ -77,7 +77,12 @@ pub(super) async fn show(State(app): State<ApiState>, id: Named) -> Result<Respo
 
 /// `POST /maintenance/`: a new window, in force at once if it has begun.
 pub(super) async fn create(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
-    put(&app, &body, None, StatusCode::CREATED).await
+    if app.engine.windows.shown().len() >= MOST_WINDOWS {
+        return Err(ApiError::Conflict(format!("There are as many windows as may be: {MOST_WINDOWS}")));
+    }
+    let window = put(&app, &body, None).await?;
+    // Nothing was read, so nothing was stale.
+    window.map(|window| tagged(&app, &window, StatusCode::CREATED)).ok_or(ApiError::PreconditionFailed)
 }
 
 /// `PUT /maintenance/{id}`: changes what is sent; an `end_time` of now ends it early.
@@ -87,8 +92,14 @@ pub(super) async fn update(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let window = changeable(&app, &named(id), &headers)?;
-    put(&app, &body, Some(&window), StatusCode::OK).await
+    let id = named(id);
+    loop {
+        // Changed by somebody else in the meantime: as `If-Match` says, refused, or changed as it is now.
+        let read = changeable(&app, &id, &headers)?;
+        if let Some(window) = put(&app, &body, Some(&read)).await? {
+            return Ok(tagged(&app, &window, StatusCode::OK));
+        }
+    }
 }
 
 /// `DELETE /maintenance/{id}`
@@ -99,13 +110,16 @@ pub(super) async fn remove(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     nothing(&body)?;
-    let window = changeable(&app, &named(id), &headers)?;
-    // A task of its own: a client that goes away must not leave a change half done.
-    let engine = app.engine.clone();
-    let id = window.id;
-    let done = tokio::spawn(async move { engine.remove_window(&window).await }).await;
-    settled(done, id)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let id = named(id);
+    loop {
+        let read = changeable(&app, &id, &headers)?;
+        // A task of its own: a client that goes away must not leave a change half done.
+        let engine = app.engine.clone();
+        let done = tokio::spawn(async move { engine.remove_window(&read).await }).await;
+        if settled(done)?.is_some() {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
 }
 
 fn changeable(app: &ApiState, id: &str, headers: &HeaderMap) -> Result<Arc<MaintenanceWindow>, ApiError> {
@@ -124,11 +138,11 @@ fn changeable(app: &ApiState, id: &str, headers: &HeaderMap) -> Result<Arc<Maint
     Ok(window)
 }
 
-/// What became of a change that was made in a task of its own.
-fn settled<T>(done: Result<Result<T, Unchanged>, tokio::task::JoinError>, id: Uuid) -> Result<T, ApiError> {
+/// What became of a change that was made in a task of its own; `None`: it is not as it was read.
+fn settled<T>(done: Result<Result<T, Unchanged>, tokio::task::JoinError>) -> Result<Option<T>, ApiError> {
     match done {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(Unchanged::Stale)) => Err(ApiError::Conflict(format!("Maintenance window {id} has just been changed"))),
+        Ok(Ok(done)) => Ok(Some(done)),
+        Ok(Err(Unchanged::Stale)) => Ok(None),
         Ok(Err(Unchanged::NotDurable)) | Err(_) => {
             Err(ApiError::Unavailable("Records are not writable; nothing was changed"))
         }
@@ -139,23 +153,17 @@ async fn put(
     app: &ApiState,
     body: &Bytes,
     base: Option<&MaintenanceWindow>,
-    code: StatusCode,
-) -> Result<Response, ApiError> {
+) -> Result<Option<Arc<MaintenanceWindow>>, ApiError> {
     let sent = object(body)?;
     if app.engine.is_draining() {
         return Err(ApiError::Unavailable("Stopping"));
-    }
-    if base.is_none() && app.engine.windows.shown().len() >= MOST_WINDOWS {
-        return Err(ApiError::Conflict(format!("There are as many windows as may be: {MOST_WINDOWS}")));
     }
     let known = |name: &ServiceName| app.engine.live.find(name).map(|watched| watched.service().name.clone());
     let now = app.engine.clock.now();
     let window =
         spec::window(&sent, base, WindowSource::Api, known, now).map_err(|problems| refused(problems, &sent))?;
-    let (engine, id, read) = (app.engine.clone(), window.id, base.cloned());
-    let done = tokio::spawn(async move { engine.put_window(window, read.as_ref()).await }).await;
-    let kept = settled(done, id)?;
-    Ok(tagged(app, &kept, code))
+    let (engine, read) = (app.engine.clone(), base.cloned());
+    settled(tokio::spawn(async move { engine.put_window(window, read.as_ref()).await }).await)
 }
 
 fn tagged(app: &ApiState, window: &MaintenanceWindow, code: StatusCode) -> Response {

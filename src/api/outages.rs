@@ -20,7 +20,7 @@ use super::lists;
 use super::record::record;
 use crate::domain::alert::Alert;
 use crate::domain::notification::{Delivery, NoticeKind};
-use crate::domain::observation::clean;
+use crate::domain::observation::{clean, is_prose};
 use crate::domain::outage::{Outage, OutageSeverity};
 use crate::domain::service::ServiceName;
 use crate::domain::time::{Stamp, round2};
@@ -174,11 +174,11 @@ fn resolution(body: &Bytes) -> Result<(Option<String>, Option<String>), ApiError
         }
         _ => return Err(wrong("body", "must be empty, a text, or an object with resolution_notes")),
     }
-    if found.0.as_ref().is_some_and(|text| text.chars().count() > NOTES_CHARS) {
-        return Err(wrong("resolution_notes", "must be at most 2000 characters"));
+    if found.0.as_ref().is_some_and(|text| !is_prose(text, NOTES_CHARS)) {
+        return Err(wrong("resolution_notes", "must be at most 2000 characters, none of them a control character"));
     }
-    if found.1.as_ref().is_some_and(|text| text.chars().count() > 100) {
-        return Err(wrong("resolved_by", "must be at most 100 characters"));
+    if found.1.as_ref().is_some_and(|text| !is_prose(text, 100)) {
+        return Err(wrong("resolved_by", "must be at most 100 characters, none of them a control character"));
     }
     Ok(found)
 }

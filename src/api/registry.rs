@@ -1,12 +1,14 @@
 //! Registering, changing and removing services, on both paths and in both spellings (CONTRACT.md 5, 9.2 and 9.3).
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::header::ETAG;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
@@ -20,101 +22,68 @@ use crate::domain::definitions::{Applied, Change, MOST_REGISTERED, Refused};
 use crate::domain::observation::clean;
 use crate::domain::registration::{Door, Given};
 use crate::domain::service::{Service, ServiceName};
+use crate::domain::state::ServiceState;
+use crate::domain::window::History;
+use crate::engine::live::Watched;
 use crate::engine::registrar::Denied;
 
 type Named = Result<Path<String>, PathRejection>;
 
-/// `POST /services`: a new endpoint of 003.
-pub(super) async fn register(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
-    put_new(&app, &body, Door::Services).await
+impl<S: Sync> FromRequestParts<S> for Door {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(if parts.uri.path().starts_with("/health/") { Self::Health } else { Self::Services })
+    }
 }
 
-/// `POST /health/services`: a service of 002, whose clients register at each start.
-pub(super) async fn register_health(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
-    put_new(&app, &body, Door::Health).await
-}
-
-/// `PUT /services/{id}`: changes what is sent.
-pub(super) async fn update(
-    State(app): State<ApiState>,
-    id: Named,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    change(&app, &named(id), &headers, &body, Door::Services).await
-}
-
-/// `PUT /health/services/{name}`: the same for 002.
-pub(super) async fn update_health(
-    State(app): State<ApiState>,
-    name: Named,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    change(&app, &named(name), &headers, &body, Door::Health).await
-}
-
-/// `DELETE /services/{id}`: history and outages go too.
-pub(super) async fn remove(
-    State(app): State<ApiState>,
-    id: Named,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    take_away(&app, &named(id), &headers, &body, Door::Services).await
-}
-
-/// `DELETE /health/services/{name}`: the same for 002.
-pub(super) async fn remove_health(
-    State(app): State<ApiState>,
-    name: Named,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    take_away(&app, &named(name), &headers, &body, Door::Health).await
-}
-
-async fn put_new(app: &ApiState, body: &Bytes, door: Door) -> Result<Response, ApiError> {
-    let sent = object(body)?;
+/// `POST /services`, a new endpoint of 003, and `POST /health/services`, a service of 002, whose clients register at
+/// each start.
+pub(super) async fn register(State(app): State<ApiState>, door: Door, body: Bytes) -> Result<Response, ApiError> {
+    let sent = object(&body)?;
     let given = Given::read(sent.clone()).map_err(|problems| refused(problems, &sent))?;
     let asked = given.id().and_then(Value::as_str).map(clean).unwrap_or_default();
-    let applied = settle(app, Change::Register { given, door }, &asked, &sent, door).await?;
+    let applied = settle(&app, Change::Register { given, door }, &asked, &sent, door).await?;
     Ok(match applied {
-        Applied::Created(service) => shown(app, &service, StatusCode::CREATED, "registered successfully"),
-        Applied::Replaced(service) => shown(app, &service, StatusCode::OK, "updated successfully"),
-        Applied::Unchanged(service) => shown(app, &service, StatusCode::OK, "already registered"),
+        Applied::Created(service) => shown(&app, &service, StatusCode::CREATED, "registered successfully"),
+        Applied::Replaced(service) => shown(&app, &service, StatusCode::OK, "updated successfully"),
+        Applied::Unchanged(service) => shown(&app, &service, StatusCode::OK, "already registered"),
         Applied::Removed => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
-async fn change(
-    app: &ApiState,
-    name: &str,
-    headers: &HeaderMap,
-    body: &Bytes,
+/// `PUT /services/{id}` and `PUT /health/services/{name}`: changes what is sent.
+pub(super) async fn update(
+    State(app): State<ApiState>,
     door: Door,
+    name: Named,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let sent = object(body)?;
+    let name = named(name);
+    let sent = object(&body)?;
     let given = Given::read(sent.clone()).map_err(|problems| refused(problems, &sent))?;
-    let change = Change::Update { name: known(name, door)?, given, if_match: if_match(headers)? };
-    match settle(app, change, name, &sent, door).await? {
+    let change = Change::Update { name: known(&name, door)?, given, if_match: if_match(&headers)? };
+    match settle(&app, change, &name, &sent, door).await? {
         Applied::Created(service) | Applied::Replaced(service) | Applied::Unchanged(service) => {
-            Ok(shown(app, &service, StatusCode::OK, "updated successfully"))
+            Ok(shown(&app, &service, StatusCode::OK, "updated successfully"))
         }
         Applied::Removed => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }
 
-async fn take_away(
-    app: &ApiState,
-    name: &str,
-    headers: &HeaderMap,
-    body: &Bytes,
+/// `DELETE /services/{id}` and `DELETE /health/services/{name}`: history and outages go too.
+pub(super) async fn remove(
+    State(app): State<ApiState>,
     door: Door,
+    name: Named,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    nothing(body)?;
-    let change = Change::Remove { name: known(name, door)?, if_match: if_match(headers)? };
-    settle(app, change, name, &Map::new(), door).await?;
+    nothing(&body)?;
+    let name = named(name);
+    let change = Change::Remove { name: known(&name, door)?, if_match: if_match(&headers)? };
+    settle(&app, change, &name, &Map::new(), door).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -165,10 +134,9 @@ async fn settle(
 /// The record after a change, with what has been done.
 fn shown(app: &ApiState, service: &Arc<Service>, code: StatusCode, done: &str) -> Response {
     let name = &service.name;
-    let Some(watched) = app.engine.live.find(name) else {
-        // Removed again in the meantime.
-        return not_found(name.as_str(), Door::Services).into_response();
-    };
+    // One that was removed again in the meantime was there nevertheless.
+    let watched = app.engine.live.find(name);
+    let watched = watched.unwrap_or_else(|| Watched::new(service.clone(), ServiceState::default(), History::default()));
     let mut fields = record(app, &watched);
     fields.insert("message".to_owned(), Value::from(format!("Service '{name}' {done}")));
     fields.insert("service_name".to_owned(), Value::from(name.as_str()));

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use self::rhythm::Rhythm;
+use super::observation::{is_label, is_prose};
 use super::service::{Service, ServiceName};
+use super::spec::is_category;
 
 /// Longest description, name and author: CONTRACT.md 9.8.
 const DESCRIPTION_CHARS: usize = 2_000;
@@ -145,8 +147,8 @@ impl MaintenanceWindow {
             ("name", &self.name, NAME_CHARS),
             ("created_by", &self.created_by, AUTHOR_CHARS),
         ] {
-            let short = text.as_ref().is_none_or(|text| text.chars().count() <= most);
-            require(short, field, format!("must be at most {most} characters"));
+            let fits = text.as_ref().is_none_or(|text| is_prose(text, most));
+            require(fits, field, format!("must be at most {most} characters, none of them a control character"));
         }
         let Scope { services, tags, categories, .. } = &self.scope;
         for (field, count, most) in [
@@ -156,6 +158,10 @@ impl MaintenanceWindow {
         ] {
             require(count <= most, field, format!("must be at most {most}"));
         }
+        let are_tags = tags.iter().all(|tag| is_label(tag, 64));
+        require(are_tags, "tags", "must be 1 to 64 characters each, none of them a control character".to_owned());
+        let are_categories = categories.iter().all(|category| is_category(category));
+        require(are_categories, "categories", "must be categories as services have them".to_owned());
         if let Some(Err(rules)) = self.recurrence.as_ref().map(Rhythm::new) {
             broken.extend(rules);
         }

@@ -88,10 +88,23 @@ pub const DETAIL_CHARS: usize = 200;
 
 /// Text from a target, cut at [`DETAIL_CHARS`] and stripped of control, format and line-separating characters.
 pub fn clean(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'))
-        .take(DETAIL_CHARS)
-        .collect()
+    text.chars().filter(|c| is_seen(*c)).take(DETAIL_CHARS).collect()
+}
+
+/// Neither a control character nor one that hides or turns its neighbours.
+fn is_seen(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Something to read on one line, of at most so many characters.
+pub fn is_label(text: &str, most: usize) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= most && text.chars().all(is_seen)
+}
+
+/// At most so many characters that may be printed, line breaks and tabs among them.
+pub fn is_prose(text: &str, most: usize) -> bool {
+    text.chars().count() <= most && text.chars().all(|c| is_seen(c) || matches!(c, '\n' | '\r' | '\t'))
 }
 
 /// Something that is wrong with an answer beside its code and its time.

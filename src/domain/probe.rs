@@ -248,6 +248,8 @@ pub struct GrpcProbe {
 #[derive(Debug, Clone)]
 pub struct FilesystemProbe {
     pub paths: Vec<PathBuf>,
+    /// What the paths must lie below, wherever links lead; nothing: anywhere.
+    pub roots: Vec<PathBuf>,
     pub check_writable: bool,
     /// Less free space than this is degraded.
     pub min_free_percent: Option<f64>,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::observation::clean;
 use super::service::{Service, ServiceName, Source};
-use super::spec::{Defaults, Problem, ServiceSpec};
+use super::spec::{Defaults, Problem, Problems, ServiceSpec};
 
 /// The path a registration came in on: its defaults differ (CONTRACT.md 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,22 @@ const READ_ONLY: [&str; 9] = [
     "version",
 ];
 
+/// Fields that are tables.
+const TABLES: [&str; 12] = [
+    "thresholds",
+    "headers",
+    "expected_headers",
+    "tcp",
+    "udp",
+    "dns",
+    "tls",
+    "icmp",
+    "redis",
+    "postgres",
+    "filesystem",
+    "grpc",
+];
+
 /// A body in canonical spelling.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
@@ -99,6 +115,10 @@ impl Given {
                     None => (field.clone(), value),
                 },
             };
+            if value.is_null() && !is_known(&canonical) {
+                refuse(&field, "is not a field of a service");
+                continue;
+            }
             if value.is_null() && SPELLINGS.iter().any(|(spelling, _, factor)| *spelling == field && *factor != 0.0) {
                 given.put(&canonical, Value::Null);
                 given.sent.push((canonical, field));
@@ -190,6 +210,14 @@ impl Given {
     }
 }
 
+/// Whether a definition has a field of this name: the definition itself is asked.
+fn is_known(canonical: &str) -> bool {
+    let field = canonical.split('.').next().unwrap_or_default();
+    let asked = Map::from_iter([(field.to_owned(), Value::Null)]);
+    let refusal = serde_json::from_value::<ServiceSpec>(Value::Object(asked)).err();
+    field == "id" || refusal.is_none_or(|error| !error.to_string().starts_with("unknown field"))
+}
+
 /// Equal values; whole numbers equal their decimal form.
 fn same(a: &Value, b: &Value) -> bool {
     a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| (a - b).abs() < 1e-6)
@@ -236,10 +264,38 @@ impl Registration {
             Door::Health => (std::time::Duration::from_secs(30), defaults.timeout),
         };
         let defaults = Defaults { interval: own.interval.unwrap_or(interval), timeout, ..defaults.clone() };
+        let shapeless = self.misshapen();
+        if !shapeless.is_empty() {
+            return Err(shapeless);
+        }
         let spec: ServiceSpec = serde_path_to_error::deserialize(Value::Object(self.definition.clone()))
             .map_err(|error| vec![unreadable(&error)])?;
         let service = spec.into_service(&defaults, Source::Api)?;
         Ok(service.dated(self.created, self.updated, self.version))
+    }
+
+    /// Tables that are none: serde would take a list for one, field by field.
+    fn misshapen(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        for table in TABLES {
+            if self.definition.get(table).is_some_and(|value| !value.is_object()) {
+                problems.add(table, "must be a table of fields");
+            }
+        }
+        let list = |field: &str| self.definition.get(field).and_then(Value::as_array).into_iter().flatten();
+        if list("depends_on").any(Value::is_array) {
+            problems.add("depends_on", "must be names, or tables of name, hold_alerts and degrade");
+        }
+        for condition in list("expected_json") {
+            match condition.as_object() {
+                None => problems.add("expected_json", "must be tables of path, op and value"),
+                Some(table) if !table.contains_key("value") && table.get("op").is_none_or(|op| op != "exists") => {
+                    problems.add("expected_json", "needs a value for every op but exists");
+                }
+                Some(_) => {}
+            }
+        }
+        problems.0
     }
 
     /// The name it registers, if it is one.

@@ -24,7 +24,7 @@ pub use self::tables::{
 use super::assertion::{Assertions, JsonCondition, Op};
 use super::classify::{Expected, LatencyLimits};
 use super::dependency::Dependency;
-use super::observation::clean;
+use super::observation::{clean, is_label, is_prose};
 use super::probe::{Connection, HttpProbe, Method, Protocol, TlsOptions};
 use super::service::{Limits, Service, ServiceName, Source};
 
@@ -40,6 +40,8 @@ const HEADERS: usize = 32;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 const MOST_RETRIES: u32 = 10;
+/// Problems told at most: our choice, more than anybody mends at once.
+pub const MOST_TOLD: usize = 20;
 /// Conditions on headers and on a JSON body, groups of dependencies, and names in all: our choices.
 const CONDITIONS: usize = 32;
 const GROUPS: usize = 32;
@@ -280,7 +282,9 @@ pub(super) struct Problems(pub Vec<Problem>);
 
 impl Problems {
     pub fn add(&mut self, field: &str, message: impl Into<String>) {
-        self.0.push(Problem { field: field.to_owned(), message: message.into() });
+        if self.0.len() < MOST_TOLD {
+            self.0.push(Problem { field: field.to_owned(), message: message.into() });
+        }
     }
 
     /// A span given in milliseconds, in seconds, or as `otherwise`.
@@ -350,10 +354,7 @@ impl ServiceSpec {
         let limits = self.limits(&defaults.limits, &mut problems);
         let (depends_on, depends_on_any) = self.dependencies(&mut problems);
         let category = self.category.clone().unwrap_or_else(|| "core".to_owned());
-        let well_formed = category.starts_with(|c: char| c.is_ascii_lowercase())
-            && category.len() <= 50
-            && category.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-'));
-        if !well_formed {
+        if !is_category(&category) {
             problems
                 .add("category", "must be lower-case letters, digits, '_' or '-', beginning with a letter, at most 50");
         }
@@ -525,6 +526,11 @@ impl ServiceSpec {
             Ok(name) => known.push(name),
             Err(rule) => problems.add(field, format!("{:?} {rule}", clean(text))),
         };
+        let count = self.depends_on.len() + self.depends_on_any.iter().map(Vec::len).sum::<usize>();
+        if self.depends_on_any.len() > GROUPS || count > NEEDS {
+            problems.add("depends_on", "must be at most 256 names, in at most 32 groups");
+            return (Vec::new(), Vec::new());
+        }
         let mut each = Vec::new();
         for need in &self.depends_on {
             let (text, hold_alerts, degrade) = match need {
@@ -544,23 +550,20 @@ impl ServiceSpec {
             }
             group.iter().for_each(|text| name("depends_on_any", text, problems));
         }
-        if self.depends_on_any.len() > GROUPS || known.len() > NEEDS {
-            problems.add("depends_on", "must be at most 256 names, in at most 32 groups");
-        }
         let groups = self.depends_on_any.iter();
         let any = groups.map(|group| group.iter().filter_map(|text| ServiceName::new(text).ok()).collect()).collect();
         (each, any)
     }
 
     fn check_texts(&self, problems: &mut Problems) {
-        if self.display_name.as_ref().is_some_and(|name| !(1..=200).contains(&name.chars().count())) {
-            problems.add("display_name", "must be 1 to 200 characters");
+        if self.display_name.as_ref().is_some_and(|name| !is_label(name, 200)) {
+            problems.add("display_name", "must be 1 to 200 characters, none of them a control character");
         }
-        if self.description.as_ref().is_some_and(|text| text.chars().count() > 2000) {
-            problems.add("description", "must be at most 2000 characters");
+        if self.description.as_ref().is_some_and(|text| !is_prose(text, 2000)) {
+            problems.add("description", "must be at most 2000 characters, none of them a control character");
         }
-        if self.tags.len() > 32 || self.tags.iter().any(|tag| tag.is_empty() || tag.chars().count() > 64) {
-            problems.add("tags", "must be at most 32 tags of 1 to 64 characters");
+        if self.tags.len() > 32 || self.tags.iter().any(|tag| !is_label(tag, 64)) {
+            problems.add("tags", "must be at most 32 tags of 1 to 64 characters, none of them a control character");
         }
         if !self.maintenance_windows.is_empty() {
             problems.add("maintenance_windows", "must be empty: windows are made at /maintenance/");
@@ -608,7 +611,7 @@ impl ServiceSpec {
         if self.headers.len() > HEADERS {
             problems.add("headers", "must be at most 32");
         }
-        for (header, value) in &self.headers {
+        for (header, value) in self.headers.iter().take(HEADERS) {
             let lower = header.to_ascii_lowercase();
             let refused = matches!(
                 lower.as_str(),
@@ -700,6 +703,13 @@ fn too_much(path: &str) -> Option<&'static str> {
     }
     let steps = path.bytes().filter(|c| matches!(c, b'.' | b'[')).count();
     (path.matches("..").count() > 1 || steps > STEPS).then_some("paths may hold one .. and at most 32 steps")
+}
+
+/// Lower-case letters, digits, `_` and `-`, beginning with a letter, at most 50.
+pub(super) fn is_category(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.len() <= 50
+        && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-'))
 }
 
 fn is_token(header: &str) -> bool {

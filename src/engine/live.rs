@@ -154,8 +154,10 @@ pub struct Watched {
     pub(super) scheduled: AtomicU64,
     /// Given when a check under way is not wanted any more.
     interrupted: Notify,
-    /// Given when a check has ended, however it did.
+    /// Given when a check has ended, however it did, and when the turn is given back.
     pub(super) ended: Notify,
+    /// Given when the next quick re-check is wanted at once.
+    pub(super) hurried: Notify,
     /// When a check was last asked for by hand, unix ms.
     pub(super) asked_at: AtomicI64,
     /// Where its entry is on the schedule, in milliseconds of the wheel's axis.
@@ -186,6 +188,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.turn.store(FREE, Ordering::Release);
+        self.0.ended.notify_waiters();
     }
 }
 
@@ -203,6 +206,7 @@ impl Watched {
             scheduled: AtomicU64::new(0),
             interrupted: Notify::new(),
             ended: Notify::new(),
+            hurried: Notify::new(),
             asked_at: AtomicI64::new(0),
             due_ms: AtomicU64::new(0),
             to_keep: AtomicBool::new(false),

@@ -11,7 +11,7 @@ use super::Engine;
 use super::commit::Transition;
 use crate::domain::maintenance::{Calendar, InForce, MaintenanceWindow, Span, covered_ms};
 use crate::domain::outage::Outage;
-use crate::domain::service::Service;
+use crate::domain::service::{Service, ServiceName};
 use crate::store::records::Batch;
 
 /// Every window.
@@ -86,6 +86,38 @@ impl Windows {
         shown
     }
 
+    /// One change at a time.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// The windows of the API without the services that are `gone`.
+    pub(super) fn without(&self, gone: &[ServiceName], now: DateTime<Utc>) -> Vec<Version> {
+        let is_gone = |name: &ServiceName| gone.contains(name);
+        let kept = self.kept();
+        let concerned = kept.registered.iter().filter(|window| window.scope.services.iter().any(is_gone));
+        let left = concerned.map(|read| {
+            let mut window = MaintenanceWindow { updated_at: now, ..(**read).clone() };
+            window.scope.services.retain(|name| !is_gone(name));
+            window.changed_in_force = (read.start < now).then_some(now);
+            Version::new(window, Some(read))
+        });
+        left.collect()
+    }
+
+    pub(super) fn put(&self, versions: Vec<Version>) {
+        if versions.is_empty() {
+            return;
+        }
+        self.change(|kept| {
+            for Version { window, past, .. } in versions {
+                kept.registered.retain(|known| known.id != window.id);
+                kept.registered.push(window);
+                kept.past.extend(past);
+            }
+        });
+    }
+
     fn is_as_read(&self, read: &MaintenanceWindow) -> bool {
         self.kept().registered.iter().any(|known| **known == *read)
     }
@@ -111,6 +143,46 @@ pub enum Unchanged {
     NotDurable,
     /// It is not as it was read: changed or taken away in the meantime.
     Stale,
+}
+
+/// A window as it will be, and what it was until then.
+#[derive(Debug)]
+pub(super) struct Version {
+    window: Arc<MaintenanceWindow>,
+    /// What it was in force for stays so: a change alters no number of the past.
+    past: Option<Arc<MaintenanceWindow>>,
+    read: Option<MaintenanceWindow>,
+}
+
+impl Version {
+    /// `window` in the place of `read`. Each version has a date of its own, for `If-Match`.
+    fn new(mut window: MaintenanceWindow, read: Option<&MaintenanceWindow>) -> Self {
+        if let Some(read) = read {
+            window.updated_at = window.updated_at.max(read.updated_at + TimeDelta::milliseconds(1));
+        }
+        let changed = read.zip(window.changed_in_force).filter(|(read, changed)| read.start < *changed);
+        let past = changed.map(|(read, changed)| {
+            let end = read.end.min(changed - TimeDelta::milliseconds(1));
+            Arc::new(MaintenanceWindow { id: Uuid::now_v7(), end, ..read.clone() })
+        });
+        Self { window: Arc::new(window), past, read: read.cloned() }
+    }
+
+    pub fn write(&self, batch: &mut Batch) {
+        batch.windows.insert(self.window.id, ((*self.window).clone(), false));
+        if let Some(past) = &self.past {
+            batch.windows.insert(past.id, ((**past).clone(), true));
+        }
+    }
+
+    /// What undoes [`Version::write`].
+    pub fn undo(&self, batch: &mut Batch) {
+        match &self.read {
+            Some(read) => drop(batch.windows.insert(read.id, (read.clone(), false))),
+            None => batch.windows_removed.push(self.window.id),
+        }
+        batch.windows_removed.extend(self.past.iter().map(|past| past.id));
+    }
 }
 
 impl Engine {
@@ -157,37 +229,17 @@ impl Engine {
         window: MaintenanceWindow,
         read: Option<&MaintenanceWindow>,
     ) -> Result<Arc<MaintenanceWindow>, Unchanged> {
-        let _turn = self.windows.turn.lock().await;
-        let window = match read {
-            None => window,
-            // Each version has a date of its own, for `If-Match`.
-            Some(read) if self.windows.is_as_read(read) => MaintenanceWindow {
-                updated_at: window.updated_at.max(read.updated_at + TimeDelta::milliseconds(1)),
-                ..window
-            },
-            Some(_) => return Err(Unchanged::Stale),
-        };
-        let window = Arc::new(window);
-        let mut batch = Batch { windows: [(window.id, ((*window).clone(), false))].into(), ..Batch::default() };
-        let mut inverse = match read {
-            Some(read) => Batch { windows: [(read.id, (read.clone(), false))].into(), ..Batch::default() },
-            None => Batch { windows_removed: vec![window.id], ..Batch::default() },
-        };
-        // What it was until now stays so: a change alters no number of the past.
-        let past = read.zip(window.changed_in_force).map(|(read, changed)| {
-            let end = read.end.min(changed - TimeDelta::milliseconds(1));
-            Arc::new(MaintenanceWindow { id: Uuid::now_v7(), end, ..read.clone() })
-        });
-        if let Some(past) = &past {
-            batch.windows.insert(past.id, ((**past).clone(), true));
-            inverse.windows_removed.push(past.id);
+        let _turn = self.windows.turn().await;
+        if read.is_some_and(|read| !self.windows.is_as_read(read)) {
+            return Err(Unchanged::Stale);
         }
+        let version = Version::new(window, read);
+        let (mut batch, mut inverse) = (Batch::default(), Batch::default());
+        version.write(&mut batch);
+        version.undo(&mut inverse);
         self.store_windows(batch, inverse).await?;
-        self.windows.change(|kept| {
-            kept.registered.retain(|known| known.id != window.id);
-            kept.registered.push(window.clone());
-            kept.past.extend(past);
-        });
+        let window = version.window.clone();
+        self.windows.put(vec![version]);
         self.windows_in_force();
         Ok(window)
     }
@@ -197,7 +249,7 @@ impl Engine {
     /// # Errors
     /// It could not be stored, or is not as it was read; nothing has changed.
     pub async fn remove_window(&self, read: &MaintenanceWindow) -> Result<(), Unchanged> {
-        let _turn = self.windows.turn.lock().await;
+        let _turn = self.windows.turn().await;
         if !self.windows.is_as_read(read) {
             return Err(Unchanged::Stale);
         }

@@ -1,11 +1,13 @@
 //! Changes of the registry over the API: durable first, then in force, then answered (DESIGN.md D3). Wishes that come
 //! together are settled together, so that ten thousand registrations do not make ten thousand registries.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::commit::Transition;
+use super::maintenance::Version;
 use super::{Engine, RosterChange};
 use crate::domain::definitions::{Applied, Change, Definitions, Listed, Refused, Undo};
 use crate::domain::registry::RegistryError;
@@ -30,14 +32,39 @@ type Wish = (Change, oneshot::Sender<Answer>);
 #[derive(Debug, Default)]
 pub struct Registrar {
     definitions: tokio::sync::Mutex<Definitions>,
-    wishes: Mutex<Vec<Wish>>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    wishes: VecDeque<Wish>,
+    /// Somebody is at work on it: a task for each wish would wait behind that one for as long as wishes come.
+    attended: bool,
 }
 
 impl Registrar {
-    fn take(&self) -> Vec<Wish> {
-        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = wishes.len().min(TOGETHER);
-        wishes.drain(..count).collect()
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next wishes after `later`, which come first.
+    fn next(&self, mut later: Vec<Wish>) -> Vec<Wish> {
+        let mut queue = self.queue();
+        let count = queue.wishes.len().min(TOGETHER.saturating_sub(later.len()));
+        later.extend(queue.wishes.drain(..count));
+        queue.attended = !later.is_empty();
+        later
+    }
+}
+
+/// Lets the next wish find somebody else, should the one at work panic.
+struct Attending(Arc<Engine>);
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.registrar.queue().attended = false;
+        }
     }
 }
 
@@ -48,16 +75,25 @@ impl Engine {
     /// Why nothing has changed.
     pub async fn change_registry(self: &Arc<Self>, change: Change) -> Answer {
         let (answer, answered) = oneshot::channel();
-        self.registrar.wishes.lock().unwrap_or_else(PoisonError::into_inner).push((change, answer));
-        let engine = self.clone();
-        // A task of its own: a client that goes away must not leave a change half done.
-        tokio::spawn(async move {
-            let mut definitions = engine.registrar.definitions.lock().await;
-            let mut wishes = engine.registrar.take();
-            while !wishes.is_empty() {
-                wishes = engine.settle_wishes(&mut definitions, wishes).await;
-            }
-        });
+        let attended = {
+            let mut queue = self.registrar.queue();
+            queue.wishes.push_back((change, answer));
+            std::mem::replace(&mut queue.attended, true)
+        };
+        if !attended {
+            let at_work = Attending(self.clone());
+            // A task of its own: a client that goes away must not leave a change half done.
+            tokio::spawn(async move {
+                let engine = &at_work.0;
+                let mut wishes = engine.registrar.next(Vec::new());
+                while !wishes.is_empty() {
+                    let mut definitions = engine.registrar.definitions.lock().await;
+                    let later = engine.settle_wishes(&mut definitions, wishes).await;
+                    drop(definitions);
+                    wishes = engine.registrar.next(later);
+                }
+            });
+        }
         answered.await.unwrap_or(Err(Denied::Unavailable))
     }
 
@@ -81,11 +117,15 @@ impl Engine {
             });
             answers.push((answer, settled.map_err(Denied::Refused)));
         }
+        // A service that is gone leaves its windows: the next of its name is another.
+        let _windows_turn = if erased.is_empty() { None } else { Some(self.windows.turn().await) };
+        let left = if erased.is_empty() { Vec::new() } else { self.windows.without(&erased, now) };
         let written =
-            if undos.is_empty() { Ok(()) } else { self.store_definitions(definitions, &undos, &erased).await };
+            if undos.is_empty() { Ok(()) } else { self.store_definitions(definitions, &undos, &erased, &left).await };
         if let Err(error) = written {
             tracing::error!(error, "registrations not stored: nothing is changed");
             let mut inverse = Transition::default();
+            left.iter().for_each(|version| version.undo(&mut inverse.beside));
             for undo in undos.into_iter().rev() {
                 // The store may have taken it and its answer was lost: it hears of the truth when it is back.
                 match &undo.before {
@@ -102,6 +142,7 @@ impl Engine {
             }
             return later;
         }
+        self.windows.put(left);
         if !undos.is_empty()
             && let Err(error) = self.put_in_force(definitions, &erased).await
         {
@@ -120,8 +161,10 @@ impl Engine {
         definitions: &Definitions,
         undos: &[Undo],
         erased: &[ServiceName],
+        left: &[Version],
     ) -> Result<(), String> {
         let mut batch = Batch { erased: erased.to_vec(), removed: erased.to_vec(), ..Batch::default() };
+        left.iter().for_each(|version| version.write(&mut batch));
         for undo in undos {
             match definitions.registration(&undo.name) {
                 Some(known) => {

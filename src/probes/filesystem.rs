@@ -94,6 +94,11 @@ fn look(probe: &FilesystemProbe) -> Result<Reply, ProbeFailure> {
     let mut findings = Vec::new();
     let mut states = Vec::new();
     for path in &probe.paths {
+        if leads_out(path, &probe.roots) {
+            let text = format!("{} leads to a place that is not below a root of FILESYSTEM_ALLOW", path.display());
+            findings.push(Finding::unhealthy(Reason::EgressDenied, text));
+            continue;
+        }
         let (state, error) = state(path, probe.check_writable);
         states.push((path, state));
         if let Some(error) = error {
@@ -107,6 +112,13 @@ fn look(probe: &FilesystemProbe) -> Result<Reply, ProbeFailure> {
         }
     }
     Ok(Reply { findings, details: Some(details(&states)), ..Reply::default() })
+}
+
+/// Whether links lead from `path` to a place below none of `roots`. What is not there leads nowhere.
+fn leads_out(path: &Path, roots: &[PathBuf]) -> bool {
+    let Ok(real) = fs::canonicalize(path) else { return false };
+    let is_below = |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
+    !roots.is_empty() && !roots.iter().any(is_below)
 }
 
 fn state(path: &Path, check_writable: bool) -> (State, Option<io::Error>) {
@@ -203,7 +215,7 @@ mod tests {
 
     fn probe(paths: &[&Path]) -> FilesystemProbe {
         let paths = paths.iter().map(|path| path.to_path_buf()).collect();
-        FilesystemProbe { paths, check_writable: true, min_free_percent: None, min_free_bytes: None }
+        FilesystemProbe { paths, roots: Vec::new(), check_writable: true, min_free_percent: None, min_free_bytes: None }
     }
 
     #[test]
@@ -223,6 +235,17 @@ mod tests {
         let pipe = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
         assert_eq!(look(&probe(&[&pipe])).unwrap().findings, []);
+    }
+
+    #[test]
+    fn links_do_not_lead_out_of_the_roots() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        let findings = |roots: Vec<PathBuf>| look(&FilesystemProbe { roots, ..probe(&[&link]) }).unwrap().findings;
+        assert_eq!(findings(vec![folder.path().into()])[0].reason, Reason::EgressDenied);
+        assert_eq!(findings(vec![elsewhere.path().into()]), []);
+        assert_eq!(findings(Vec::new()), []);
     }
 
     #[test]

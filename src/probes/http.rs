@@ -418,6 +418,11 @@ fn deepest(error: &reqwest::Error) -> String {
     let mut text = String::from("request failed");
     let mut cause = error.source();
     while let Some(error) = cause {
+        // An error of TLS comes inside one of reading and writing.
+        let tls = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref());
+        if let Some(rustls::Error::InvalidCertificate(refusal)) = tls {
+            return format!("invalid peer certificate: {}", super::tls::in_words(refusal));
+        }
         text = error.to_string();
         cause = error.source();
     }

@@ -250,6 +250,15 @@ async fn shake_hands(
     Ok((stream, recorder.refusal()))
 }
 
+/// Why a certificate is refused, where the library's own words are those of its code.
+pub(super) fn in_words(refusal: &CertificateError) -> String {
+    let CertificateError::Other(other) = refusal else { return refusal.to_string() };
+    match other.to_string().as_str() {
+        "CaUsedAsEndEntity" => "the certificate is an authority's (CA:TRUE), not a server's".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
 /// Why there is no handshake.
 fn no_handshake(error: &std::io::Error) -> ProbeFailure {
     let local = broken(error);
@@ -491,8 +500,7 @@ impl Shown {
                 let issuer: String = self.issuer.chars().take(80).collect();
                 format!("not trusted: unknown issuer {issuer}{expiry}")
             }
-            CertificateError::Other(other) => format!("not trusted: {other}{expiry}"),
-            other => format!("not trusted: {other}{expiry}"),
+            other => format!("not trusted: {}{expiry}", in_words(other)),
         }
     }
 }

@@ -216,3 +216,63 @@ async fn a_flapping_service_is_marked_and_told_once() {
     crate::support::eventually("both notices", async || (told().await.len() == 2).then_some(())).await;
     assert_eq!(told().await, ["alert_raised", "alert_resolved"]);
 }
+
+#[tokio::test]
+async fn a_service_that_is_gone_leaves_its_windows() {
+    let app = TestApp::with_file("[[service]]\nname = \"auth\"\nurl = \"http://127.0.0.1:1\"\n", &[]).await;
+    let register = async || send(&app, "POST", "/services", json!({"id": "dz", "url": "tcp://127.0.0.1:1"})).await.json;
+    register().await;
+    let alone = window(&app, 0, 60, json!({"endpoint_ids": ["dz"]})).await;
+    let both = window(&app, 0, 60, json!({"endpoint_ids": ["auth", "dz"]})).await;
+    assert_eq!(app.get("/services/dz").await.json["in_maintenance"], true);
+    app.clock.advance(Duration::from_secs(60));
+    send(&app, "DELETE", "/services/dz", json!({})).await;
+    let left = async |made: &Value| app.get(&format!("/maintenance/{}", made["id"].as_str().unwrap())).await.json;
+    assert_eq!(left(&alone).await["endpoint_ids"], json!([]));
+    assert_eq!(left(&both).await["endpoint_ids"], json!(["auth"]));
+    assert_eq!(register().await["in_maintenance"], false, "another service of the same name");
+    let auth = app.get("/services/auth").await.json;
+    assert_eq!(auth["in_maintenance"], true);
+    let path = format!("/services/auth/availability?start_time={}&end_time={}", at(0), at(1));
+    let report = app.get(&path).await.json;
+    assert_eq!(report["maintenance_seconds"], 60.0, "what was, stays: {report}");
+}
+
+#[tokio::test]
+async fn writers_at_once_are_told_apart_by_what_they_have_read() {
+    let app = TestApp::built_in().await;
+    let made = window(&app, 5, 60, json!({"endpoint_ids": ["web-ui"]})).await;
+    let path = format!("/maintenance/{}", made["id"].as_str().unwrap());
+    let tag = app.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
+    let put = async |n: usize, tag: Option<&str>| {
+        let mut headers = vec![("x-service-key", KEY)];
+        headers.extend(tag.map(|tag| ("if-match", tag)));
+        app.ask("PUT", &path, &headers, &json!({"name": format!("n{n}")}).to_string()).await.status
+    };
+    let careless = futures_util::future::join_all((0..10).map(|n| put(n, None))).await;
+    assert!(careless.iter().all(|status| *status == StatusCode::OK), "{careless:?}");
+    let stale = put(11, Some(&tag)).await;
+    assert_eq!(stale, StatusCode::PRECONDITION_FAILED);
+    let tag = app.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
+    let careful = futures_util::future::join_all((0..10).map(|n| put(n, Some(&tag)))).await;
+    let granted = careful.iter().filter(|status| **status == StatusCode::OK).count();
+    let refused = careful.iter().filter(|status| **status == StatusCode::PRECONDITION_FAILED).count();
+    assert_eq!((granted, refused), (1, 9), "{careful:?}");
+}
+
+#[tokio::test]
+async fn windows_that_would_cover_nobody_by_mistake_are_refused() {
+    let app = TestApp::built_in().await;
+    for (field, value) in [
+        ("affected_services", json!(" , ")),
+        ("tags", json!([""])),
+        ("categories", json!(["A B"])),
+        ("recurrence", json!(["0 0 3 * * *", 60, "UTC"])),
+        ("description", json!("a\u{0}b")),
+    ] {
+        let body = json!({"start_time": at(1), "end_time": at(2), field: value});
+        let answer = send(&app, "POST", "/maintenance/", body).await;
+        assert_eq!(answer.json["detail"][0]["loc"], json!(["body", field]), "{}", answer.text);
+    }
+    assert_eq!(app.get("/maintenance/").await.json["total"], 0);
+}

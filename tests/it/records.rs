@@ -318,6 +318,17 @@ async fn two_processes_do_not_share_a_file() {
 }
 
 #[tokio::test]
+async fn only_the_owner_reads_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let _held = Records::open(&RecordsAddress::Sqlite(folder.path().join("records.db"))).await.unwrap();
+    for name in ["records.db", "records.db-wal"] {
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_set_aside_with_an_alert() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     std::fs::write(folder.path().join("records.db"), vec![0x5a; 8192]).unwrap();

@@ -235,6 +235,22 @@ async fn bad_bodies_are_named_and_change_nothing() {
         check(json!({"id": "a", "url": "http://example.com/", "suppressed": true}), json!(["body", "suppressed"]))
             .await;
     assert_eq!(field.json["detail"][0]["type"], "extra_forbidden");
+    for (field, value) in [
+        ("thresholds", json!([500, 1000])),
+        ("thresholds", json!([])),
+        ("grpc", json!(["svc"])),
+        ("expected_json", json!([["$.a", "eq", 1]])),
+        ("expected_json", json!([{"path": "$.a", "op": "eq"}])),
+        ("depends_on", json!([["a", true]])),
+        ("unknown", Value::Null),
+        ("description", json!("a\u{1b}[31m")),
+        ("tags", json!(["a\nb"])),
+    ] {
+        check(json!({"id": "a", "url": "http://example.com/", field: value}), json!(["body", field])).await;
+    }
+    for url in ["http://${HOME}/", "a\nb", "http:/\\127.0.0.1/", "http://a b/"] {
+        check(json!({"id": "a", "url": url}), json!(["body", "url"])).await;
+    }
     assert_eq!(post("[]").await.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(post("{").await.status, StatusCode::BAD_REQUEST);
     assert_eq!(post(&"[".repeat(100_000)).await.status, StatusCode::BAD_REQUEST);
@@ -310,6 +326,61 @@ async fn a_check_by_hand_is_a_check_like_any_other() {
     assert_eq!((&inactive["status"], &inactive["error"]), (&json!("UNKNOWN"), &json!("Service is inactive")));
     let unknown = send(&app, "POST", "/services/nobody/check", json!({})).await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_check_by_hand_does_not_wait_for_the_next_quick_recheck() {
+    let stub = Stub::start(Script::Reply(500, String::new())).await;
+    let app = TestApp::with_file("", &[("CONFIRM_INTERVAL_MS", "30000")]).await;
+    app.app.engine.pause_checks(false);
+    send(&app, "POST", "/services", json!({"id": "stub", "url": stub.url(), "check_interval": 3600})).await;
+    let first = send(&app, "POST", "/services/stub/check", json!({})).await.json;
+    assert_eq!((&first["status"], stub.requests()), (&json!("DOWN"), 1), "{first}");
+    app.clock.advance(Duration::from_secs(2));
+    let second = send(&app, "POST", "/services/stub/check", json!({})).await.json;
+    assert_eq!((&second["status"], &second["success"], stub.requests()), (&json!("DOWN"), &json!(true), 2), "{second}");
+    // One whose service is taken away meanwhile is answered too.
+    app.clock.advance(Duration::from_secs(2));
+    stub.set(Script::Hang);
+    let path = "/services/stub/check";
+    let (third, gone) = tokio::join!(send(&app, "POST", path, json!({})), async {
+        eventually("the probe under way", async || (stub.requests() >= 3).then_some(())).await;
+        send(&app, "DELETE", "/services/stub", json!({})).await
+    });
+    assert_eq!((third.json["success"].clone(), gone.status), (json!(false), StatusCode::NO_CONTENT), "{}", third.text);
+    assert!(third.json["execution_time"].as_f64().unwrap() < 3.0, "{}", third.text);
+}
+
+#[tokio::test]
+async fn what_is_wrong_many_times_is_told_in_a_short_answer() {
+    let app = TestApp::with_file("", &[]).await;
+    let many: Vec<String> = (0..20_000).map(|n| format!("a {n}")).collect();
+    let headers: serde_json::Map<String, Value> = many.iter().map(|name| (name.clone(), json!("x"))).collect();
+    let service = |more: Value| {
+        let mut fields = json!({"id": "t", "url": "http://a/"});
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ("/services", fields)
+    };
+    let window = |more: Value| {
+        let mut fields = json!({"start_time": "2026-02-01T00:00:00Z", "end_time": "2026-02-01T02:00:00Z"});
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ("/maintenance/", fields)
+    };
+    for (path, body) in [
+        service(json!({"depends_on": many})),
+        service(json!({"depends_on_any": [many]})),
+        service(json!({"headers": headers.iter().take(4000).collect::<std::collections::BTreeMap<_, _>>()})),
+        service(json!({"protocol": "filesystem", "filesystem": {"paths": many}})),
+        service(json!({"url": "dns://a", "dns": {"expected_ip": many}})),
+        window(json!({"endpoint_ids": many})),
+        window(json!({"affected_services": many[..5000].join(",")})),
+        window(Value::Object(headers.into_iter().take(4000).collect())),
+    ] {
+        let answer = send(&app, "POST", path, body).await;
+        let told = answer.json["detail"].as_array().map_or(0, Vec::len);
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", &answer.text[..200]);
+        assert!((1..=20).contains(&told) && answer.text.len() < 40_000, "{told} of {} bytes", answer.text.len());
+    }
 }
 
 #[tokio::test]

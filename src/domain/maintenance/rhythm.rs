@@ -11,7 +11,7 @@
 use std::iter::successors;
 
 use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono_tz::{TZ_VARIANTS, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Year};
 
@@ -57,6 +57,11 @@ pub struct Day {
     pub runs: Vec<Span>,
 }
 
+/// The IANA zone of this name, in any case.
+fn zone_named(name: &str) -> Option<Tz> {
+    name.parse().ok().or_else(|| TZ_VARIANTS.into_iter().find(|zone| zone.name().eq_ignore_ascii_case(name)))
+}
+
 impl Rhythm {
     /// # Errors
     /// Every rule that `recurrence` breaks.
@@ -67,7 +72,7 @@ impl Rhythm {
             broken.push(("recurrence.duration_minutes", format!("must be from 1 to {LONGEST_MINUTES}")));
         }
         let cron = read_cron(&recurrence.cron).map_err(|rule| broken.push(("recurrence.cron", rule)));
-        let zone = recurrence.timezone.parse::<Tz>().map_err(|_| {
+        let zone = zone_named(&recurrence.timezone).ok_or_else(|| {
             let given = clean(&recurrence.timezone);
             broken
                 .push(("recurrence.timezone", format!("must be an IANA time zone like Europe/Berlin, not {given:?}")));

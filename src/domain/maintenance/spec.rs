@@ -5,10 +5,10 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{MaintenanceWindow, Recurrence, Scope, WindowSource};
+use super::{MOST_SERVICES, MaintenanceWindow, Recurrence, Scope, WindowSource};
 use crate::domain::observation::clean;
 use crate::domain::service::ServiceName;
-use crate::domain::spec::Problem;
+use crate::domain::spec::{MOST_TOLD, Problem};
 use crate::domain::time::from_ms;
 
 /// RFC 3339 with any offset; without one it is UTC (CONTRACT.md section 1).
@@ -31,7 +31,9 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        self.problems.push(Problem { field: field.to_owned(), message: message.into() });
+        if self.problems.len() < MOST_TOLD {
+            self.problems.push(Problem { field: field.to_owned(), message: message.into() });
+        }
     }
 
     /// `None`: not sent.
@@ -128,7 +130,7 @@ pub fn window(
         source,
         created_at: base.map_or(now, |base| base.created_at),
         updated_at: now,
-        changed_in_force: base.filter(|base| base.start < now).map(|_| now),
+        changed_in_force: base.filter(|base| base.start.min(start) < now).map(|_| now),
     };
     let told = |(field, message): (&str, String)| Problem { field: field.to_owned(), message };
     reading.problems.extend(window.check().into_iter().map(told));
@@ -166,8 +168,10 @@ fn scope(
 ) -> Scope {
     let before = base.map(|base| base.scope.clone()).unwrap_or_default();
     let ids = reading.texts("endpoint_ids");
-    let listed = reading.text("affected_services").map(|text| {
-        let text = text.unwrap_or_default();
+    let listed = reading.text("affected_services").map(Option::unwrap_or_default).map(|text| {
+        if !text.trim().is_empty() && text.split(',').all(|name| name.trim().is_empty()) {
+            reading.refuse("affected_services", "names nobody: leave it out to cover everyone");
+        }
         text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
     });
     if let (Some(ids), Some(listed)) = (&ids, &listed)
@@ -183,7 +187,10 @@ fn scope(
         None => before.services,
         Some(names) => {
             let mut services: Vec<ServiceName> = Vec::new();
-            for text in names {
+            if names.len() > MOST_SERVICES {
+                reading.refuse(field, format!("must be at most {MOST_SERVICES}"));
+            }
+            for text in names.into_iter().take(MOST_SERVICES) {
                 // One that was named before may be gone by now: it stays named.
                 let found = ServiceName::new(&text).ok().and_then(|name| {
                     known(&name).or_else(|| before.services.iter().find(|kept| **kept == name).cloned())
@@ -209,6 +216,10 @@ fn recurrence(reading: &mut Reading<'_>, base: Option<&MaintenanceWindow>) -> Op
     match reading.fields.get("recurrence") {
         None => before(),
         Some(Value::Null) => None,
+        Some(given) if !given.is_object() => {
+            reading.refuse("recurrence", "must be a table of cron, duration_minutes and timezone");
+            None
+        }
         Some(given) => match serde_path_to_error::deserialize::<_, Recurrence>(given.clone()) {
             Ok(recurrence) => Some(recurrence),
             Err(error) => {

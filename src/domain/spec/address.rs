@@ -58,6 +58,14 @@ impl ServiceSpec {
                 return None;
             }
             (Some(_), Some(Protocol::Filesystem)) => return Some(files()),
+            (Some(text), _) if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') => {
+                problems.add("url", "must not hold spaces, backslashes or control characters");
+                return None;
+            }
+            (Some(text), _) if text.contains("${") => {
+                problems.add("url", "holds ${...}: variables are put in in the services file only");
+                return None;
+            }
             (Some(text), _) => text,
         };
         let (scheme, rest) = match text.split_once("://") {

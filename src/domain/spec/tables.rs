@@ -360,7 +360,7 @@ impl ServiceSpec {
         if paths.is_empty() || paths.len() > PATHS {
             problems.add("filesystem.paths", "must be 1 to 16 paths");
         }
-        for path in &paths {
+        for path in paths.iter().take(PATHS) {
             let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
             if !path.is_absolute() || !plain || path.as_os_str().len() > 1024 {
                 problems.add("filesystem.paths", "must be absolute paths without . or .., at most 1024 characters");
@@ -374,8 +374,10 @@ impl ServiceSpec {
         if table.min_free_percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
             problems.add("filesystem.min_free_percent", "must be from 0 to 100");
         }
+        let roots = if source == Source::Api { defaults.registered.filesystem_allow.clone() } else { Vec::new() };
         Some(FilesystemProbe {
             paths,
+            roots,
             check_writable: table.check_writable.unwrap_or(true),
             min_free_percent: table.min_free_percent,
             min_free_bytes: table.min_free_bytes,

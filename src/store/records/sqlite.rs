@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -371,6 +372,15 @@ fn take_hold(path: &Path) -> Result<File, StoreError> {
 }
 
 fn connect(path: Option<&Path>) -> Result<Connection, StoreError> {
+    if let Some(path) = path {
+        // Registrations may hold secrets: only the owner reads the records. SQLite's files beside it follow.
+        match File::options().create_new(true).write(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::Unavailable(format!("cannot open {}: {error}", path.display()).into()));
+            }
+            _ => {}
+        }
+    }
     let mut connection = match path {
         Some(path) => Connection::open(path),
         None => Connection::open_in_memory(),
