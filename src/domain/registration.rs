@@ -58,6 +58,9 @@ const READ_ONLY: [&str; 9] = [
     "version",
 ];
 
+/// Most fields of one body: our choice, more than there are.
+const MOST_FIELDS: usize = 128;
+
 /// Fields that are tables.
 const TABLES: [&str; 12] = [
     "thresholds",
@@ -93,6 +96,10 @@ impl Given {
         let mut refuse = |field: &str, message: &str| {
             problems.push(Problem { field: clean(field), message: message.to_owned() });
         };
+        if body.len() > MOST_FIELDS {
+            refuse("body", &format!("must be at most {MOST_FIELDS} fields"));
+            return Err(problems);
+        }
         let full_url = |value: &Value| value.as_str().is_some_and(|text| text.contains("://"));
         let has_id = body.contains_key("id") || body.contains_key("service_name");
         let by_address = body.contains_key("health_check_url") || body.get("health_endpoint").is_some_and(full_url);

@@ -370,6 +370,7 @@ async fn what_is_wrong_many_times_is_told_in_a_short_answer() {
         service(json!({"depends_on": many})),
         service(json!({"depends_on_any": [many]})),
         service(json!({"headers": headers.iter().take(4000).collect::<std::collections::BTreeMap<_, _>>()})),
+        service(Value::Object(many.iter().take(10_000).map(|name| (name.clone(), Value::Null)).collect())),
         service(json!({"protocol": "filesystem", "filesystem": {"paths": many}})),
         service(json!({"url": "dns://a", "dns": {"expected_ip": many}})),
         window(json!({"endpoint_ids": many})),
