@@ -394,7 +394,7 @@ impl Engine {
     }
 
     /// Sends one probe now, outside the cadence, and waits for what it saw. A check that is under way is waited for
-    /// instead: it is as good. `None`: the monitor is stopping, or checking is paused.
+    /// instead: it is as good. A quick re-check that waits for its time begins at once. `None`: the monitor is stopping, or checking is paused.
     ///
     /// # Errors
     /// How long to wait: the last check by hand was less than a second ago.

@@ -148,10 +148,18 @@ impl Answer {
         self.json.get("items").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// How many there are in all, where the page does not hold them.
-    pub fn more_than_shown(&self) -> Option<u64> {
-        let total = self.json.get("total").and_then(Value::as_u64)?;
-        (total > self.items().len() as u64).then_some(total)
+    /// Prints a page as it came, or by `print`, with a word on what the page does not hold, and `hint` with it.
+    pub fn list(&self, as_json: bool, print: impl FnOnce(&[Value]), hint: &str) {
+        if as_json {
+            return self.print();
+        }
+        let items = self.items();
+        print(items);
+        if let Some(total) = self.json.get("total").and_then(Value::as_u64)
+            && total > items.len() as u64
+        {
+            eprintln!("{} of {total} are shown{hint}", items.len());
+        }
     }
 }
 

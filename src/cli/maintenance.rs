@@ -106,15 +106,7 @@ async fn list(sources: &Sources, arguments: &List) -> Result<ExitCode, Failure> 
     let client = Client::open(sources, arguments.asking.url.as_deref())?;
     let request =
         Request::get(&["maintenance"]).query("include_past", arguments.past.then_some(true)).query("limit", Some(MOST));
-    let answer = client.ask(request).await?;
-    if arguments.asking.json {
-        answer.print();
-        return Ok(ExitCode::SUCCESS);
-    }
-    print(answer.items());
-    if let Some(total) = answer.more_than_shown() {
-        eprintln!("{} of {total} are shown", answer.items().len());
-    }
+    client.ask(request).await?.list(arguments.asking.json, print, "");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -98,15 +98,7 @@ async fn list(sources: &Sources, arguments: &List) -> Result<ExitCode, Failure> 
         .query("severity", arguments.severity.map(OutageSeverity::as_str))
         .query("start_time", arguments.since.map(|since| Stamp(since.after(Clock::System.now()))))
         .query("limit", arguments.limit);
-    let answer = client.ask(request).await?;
-    if arguments.asking.json {
-        answer.print();
-        return Ok(ExitCode::SUCCESS);
-    }
-    print(answer.items());
-    if let Some(total) = answer.more_than_shown() {
-        eprintln!("{} of {total} are shown; --limit shows more, --service and --since fewer", answer.items().len());
-    }
+    client.ask(request).await?.list(arguments.asking.json, print, "; --limit shows more, --service and --since fewer");
     Ok(ExitCode::SUCCESS)
 }
 
