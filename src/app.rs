@@ -18,8 +18,8 @@ use crate::domain::probe::Protocol;
 use crate::domain::spec::Defaults;
 use crate::engine::restore::RestoreError;
 use crate::engine::{Engine, Parts, ReloadOutcome, housekeeping};
-use crate::notify::Channel;
 use crate::notify::webhook::Webhook;
+use crate::notify::{Channel, Receiver};
 use crate::probes::Clients;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
@@ -93,9 +93,11 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
     {
         tracing::warn!("icmp services cannot be checked: {problem}");
     }
-    let mut channels = vec![Channel::Log];
+    let mut receivers = vec![Receiver::log()];
     if let Some(webhook) = &settings.engine.notify.webhook {
-        channels.push(Channel::Webhook(Box::new(Webhook::new(webhook.clone()).map_err(|error| internal(&error))?)));
+        let webhook = Webhook::new(webhook.clone()).map_err(|error| internal(&error))?;
+        let channel = Channel::Webhook(Box::new(webhook));
+        receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
     }
     let redis = Redis::new(&settings.engine.store.redis).map_err(|error| internal(&error))?;
     let start = async || {
@@ -105,7 +107,7 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
             records: Records::open(address).await?,
             redis: redis.clone(),
             clients: clients.clone(),
-            channels: channels.clone(),
+            receivers: receivers.clone(),
         };
         let engine = Engine::new(parts);
         engine.restore(listed.clone()).await?;

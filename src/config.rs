@@ -18,6 +18,7 @@ use crate::domain::alert::Severity;
 use crate::domain::classify::LatencyLimits;
 use crate::domain::egress::{Allow, EgressPolicy};
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, FlapPolicy, OutagePolicy};
+use crate::domain::routing::Routing;
 use crate::domain::service::{Limits, Service, Source as Origin};
 use crate::domain::spec::{Defaults, RegisteredDefaults, ServiceSpec};
 use crate::engine::EngineConfig;
@@ -165,6 +166,9 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         error_rate_window: r.duration("alerts", "error_rate_window_ms", Unit::Milliseconds, 1000),
         error_rate_min_checks: r.number("alerts", "error_rate_min_checks", 1..=100_000),
         detection_threshold: outage.detection_threshold,
+        repeat: r.duration("alerts", "alert_repeat_minutes", Unit::Minutes, 0),
+        long_outage: r.duration("outages", "long_outage_minutes", Unit::Minutes, 1),
+        multiple_down: r.number("alerts", "multiple_services_down_threshold", 1..=1_000_000) as usize,
     };
     if alert.error_rate_window > Duration::from_secs(3600) {
         r.refuse("alerts", "error_rate_window_ms", "must be at most one hour (3600000)");
@@ -486,7 +490,10 @@ fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, in
     {
         r.refuse("notify", "alert_webhook_url", &error.to_string());
     }
+    let receivers = [Some("log"), webhook.is_some().then_some("webhook")].into_iter().flatten().map(str::to_owned);
     let config = NotifyConfig {
+        routing: Routing { receivers: receivers.collect(), routes: Vec::new() },
+        rate_per_minute: 60,
         webhook,
         min_severity: r.choice(
             "notify",

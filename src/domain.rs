@@ -21,6 +21,7 @@ pub mod registration;
 pub mod registry;
 pub mod ring;
 pub mod rollup;
+pub mod routing;
 pub mod schedule;
 pub mod service;
 pub mod spec;

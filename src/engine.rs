@@ -22,7 +22,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +41,7 @@ use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
 use crate::clock::Clock;
-use crate::domain::alert::{AlertType, Told};
+use crate::domain::alert::Told;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
 use crate::domain::event::{Event, EventKind};
@@ -53,8 +55,7 @@ use crate::domain::probe::Protocol;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::spec::Defaults;
 use crate::domain::state::{Advance, Change, ServiceState};
-use crate::domain::status::Status;
-use crate::notify::{Channel, NotifyConfig};
+use crate::notify::{NotifyConfig, Receiver};
 use crate::probes::{self, Clients};
 use crate::store::StoreConfig;
 use crate::store::records::Records;
@@ -98,13 +99,13 @@ pub struct Parts {
     pub records: Records,
     pub redis: Option<Redis>,
     pub clients: Clients,
-    pub channels: Vec<Channel>,
+    pub receivers: Vec<Receiver>,
 }
 
 /// The pipeline and everything it holds.
 #[derive(Debug)]
 pub struct Engine {
-    pub config: EngineConfig,
+    config: ArcSwap<EngineConfig>,
     pub clock: Clock,
     pub live: Live,
     pub counters: Arc<Counters>,
@@ -124,7 +125,6 @@ pub struct Engine {
     committer: tokio::sync::Mutex<Committer>,
     permits: Arc<Semaphore>,
     checks: TaskTracker,
-    next_event: AtomicI64,
     /// What to say of records that could not be read at the start.
     set_aside: std::sync::OnceLock<String>,
     /// When a check last failed for want of our own sockets or memory, unix ms; 0 for never.
@@ -162,7 +162,7 @@ impl Engine {
         let unix_ms = u64::try_from(parts.clock.now().timestamp_millis()).unwrap_or(0);
         Arc::new(Self {
             live: Live::default(),
-            outbox: Outbox::new(parts.channels, &parts.config.notify),
+            outbox: Outbox::new(parts.receivers, &parts.config.notify),
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
@@ -175,18 +175,27 @@ impl Engine {
             committer: tokio::sync::Mutex::new(Committer::new(queue)),
             permits: Arc::new(Semaphore::new(parts.config.max_concurrent_checks.clamp(1, Semaphore::MAX_PERMITS))),
             checks: TaskTracker::new(),
-            next_event: AtomicI64::new(1),
             set_aside: std::sync::OnceLock::new(),
             local_trouble_at: AtomicI64::new(0),
             paused: AtomicBool::new(false),
             draining: CancellationToken::new(),
             cancelled: CancellationToken::new(),
-            config: parts.config,
+            config: ArcSwap::from_pointee(parts.config),
             clock: parts.clock,
             records: parts.records,
             commit,
             counters,
         })
+    }
+
+    /// The settings as they are now; they may change while the service runs.
+    pub fn config(&self) -> Arc<EngineConfig> {
+        self.config.load_full()
+    }
+
+    /// Puts other settings in force, for all later work.
+    pub fn reconfigure(&self, config: EngineConfig) {
+        self.config.store(Arc::new(config));
     }
 
     fn judge(&self) -> MutexGuard<'_, Judge> {
@@ -224,7 +233,7 @@ impl Engine {
                 let outcome = engine.check(&watched, kind).await;
                 drop(permit.take());
                 let service = watched.service();
-                let wants = watched.lock().state.wants_confirmation(&service, &engine.config.outage, rechecks);
+                let wants = watched.lock().state.wants_confirmation(&service, &engine.config().outage, rechecks);
                 if outcome == Outcome::Cancelled || !wants {
                     return;
                 }
@@ -235,7 +244,7 @@ impl Engine {
                 tokio::select! {
                     () = engine.draining.cancelled() => return,
                     () = watched.interrupted() => return,
-                    () = tokio::time::sleep(engine.config.outage.confirm_interval) => {}
+                    () = tokio::time::sleep(engine.config().outage.confirm_interval) => {}
                     () = watched.hurried.notified() => {}
                 }
                 rechecks += 1;
@@ -315,7 +324,7 @@ impl Engine {
         let passed = windows.iter().any(|span| span.to < now);
         let known = ServiceState { maintenance: known.maintenance || passed, ..known };
         let (from, step, slow) = {
-            let step = known.advance(service, &verdict, &seen, kind, now, &self.config.outage, maintenance);
+            let step = known.advance(service, &verdict, &seen, kind, now, &self.config().outage, maintenance);
             let slow = seen.response_ms().is_some_and(|ms| ms >= service.limits.latency.warning_ms);
             (known.status, step, slow)
         };
@@ -344,7 +353,8 @@ impl Engine {
             let decision = if must_commit || slow || judge.concerns(&service.name, &state) {
                 let latest = Self::latest_answers(watched, &check);
                 let roster = self.live.roster();
-                let bench = self.bench(&roster.registry, &in_force, now);
+                let config = self.config();
+                let bench = self.bench(&config, &roster.registry, &in_force, now);
                 let decision = judge.after_check(bench, service, &state, from, &latest);
                 note_root_cause(&decision, &mut state, &mut changes);
                 decision
@@ -355,9 +365,7 @@ impl Engine {
                 None
             } else {
                 let mut transition = self.decided(decision, now);
-                transition
-                    .events
-                    .extend(changes.iter().filter_map(|change| self.event(service, change, &state.issues, now)));
+                transition.events.extend(changes.iter().map(|change| Self::event(service, change, &state, now)));
                 transition.outages.extend(changes.iter().filter_map(outage_of));
                 transition.states.push((watched.clone(), state.clone(), Some(taken.clone())));
                 // Under the judge's lock, so that decisions reach the store in the order they were made.
@@ -421,7 +429,7 @@ impl Engine {
             return Ok(None);
         }
         // Longest a check takes: waiting for its turn among those in flight, and its own deadline.
-        let limit = watched.service().timeout + self.config.outage.confirm_interval + Duration::from_secs(5);
+        let limit = watched.service().timeout + self.config().outage.confirm_interval + Duration::from_secs(5);
         Ok(tokio::time::timeout(limit, ended).await.ok())
     }
 
@@ -463,13 +471,16 @@ impl Engine {
         }
         let in_force = self.windows_in_force();
         let committed = {
+            let config = self.config();
             let mut judge = self.judge();
-            let decision =
-                judge.resolved_by_hand(self.bench(&roster.registry, &in_force, now), &service, state.status, &closed);
-            let decided = self.decided(decision, now);
-            transition.alerts.extend(decided.alerts);
-            transition.owed.extend(decided.owed);
-            transition.withdrawn.extend(decided.withdrawn);
+            let decision = judge.resolved_by_hand(
+                self.bench(&config, &roster.registry, &in_force, now),
+                &service,
+                state.status,
+                &closed,
+            );
+            transition.join(self.decided(decision, now));
+            transition.events.push(Self::event(&service, &Change::OutageClosed(closed.clone()), &state, now));
             self.commit.transition(transition)
         };
         let _ = committed.await;
@@ -513,58 +524,44 @@ impl Engine {
     }
 
     fn bench<'a>(
-        &'a self,
+        &self,
+        config: &'a EngineConfig,
         registry: &'a crate::domain::registry::Registry,
         windows: &'a InForce,
         now: DateTime<Utc>,
     ) -> Bench<'a> {
-        Bench { registry, policy: &self.config.alert, windows, now }
+        Bench { registry, policy: &config.alert, windows, now }
     }
 
     /// What a decision makes durable and visible.
     fn decided(&self, decision: Decision, now: DateTime<Utc>) -> Transition {
         let mut transition = Transition { withdrawn: decision.withdrawn, ..Transition::default() };
-        for alert in &decision.changed {
-            let raised = alert.kind == AlertType::HighResponseTime && alert.is_active() && alert.triggered_at == now;
-            if let (true, Some(service)) = (raised, alert.component.service()) {
-                transition.events.push(self.new_event(
-                    EventKind::PerformanceAlert,
-                    service.clone(),
-                    alert.message.clone(),
-                    now,
-                ));
-            }
-        }
-        let due = now + self.config.notify.group_wait;
+        let (config, roster) = (self.config(), self.live.roster());
+        let due = now + config.notify.group_wait;
         for notice in decision.notices {
-            for channel in self.outbox.channels() {
-                transition.owed.push(Notification::new(notice.clone(), channel, due));
+            let service = notice.alert.component.service().and_then(|name| roster.registry.find(name));
+            for receiver in config.notify.routing.receivers_of(&notice.alert, service.map(|service| &**service)) {
+                transition.owed.push(Notification::new(notice.clone(), receiver, due));
             }
         }
+        transition.events.extend(decision.happened.iter().map(|(kind, alert)| {
+            let record = serde_json::to_value(alert.record()).unwrap_or_default();
+            Event::new(*kind, alert.component.service().cloned(), record, now)
+        }));
         transition.alerts = decision.changed;
         transition
     }
 
-    fn event(&self, service: &Service, change: &Change, issues: &[String], now: DateTime<Utc>) -> Option<Event> {
-        let Change::Status { from, to } = change else { return None };
-        let kind = match (from, to) {
-            (_, Status::Unhealthy) => EventKind::ServiceDown,
-            (_, Status::Degraded) => EventKind::ServiceDegraded,
-            (Status::Degraded | Status::Unhealthy, Status::Healthy) => EventKind::ServiceHealthy,
-            _ => return None,
-        };
-        let why = if issues.is_empty() { "Status changed".to_owned() } else { issues.join(", ") };
-        Some(self.new_event(kind, service.name.clone(), format!("Service {}: {why}", to.as_str()), now))
-    }
-
-    fn new_event(&self, kind: EventKind, service: ServiceName, message: String, at: DateTime<Utc>) -> Event {
-        Event {
-            id: Uuid::now_v7(),
-            sequence: self.next_event.fetch_add(1, Ordering::Relaxed),
-            at,
-            kind,
-            service,
-            message,
+    /// The event of a change; what a service came from is no news when it was never checked.
+    fn event(service: &Service, change: &Change, state: &ServiceState, now: DateTime<Utc>) -> Event {
+        let name = Some(service.name.clone());
+        match change {
+            Change::Status { from, to } => {
+                let payload = json!({"from": from, "to": to, "reason": state.reason, "issues": state.issues});
+                Event::new(EventKind::StatusChanged, name, payload, now)
+            }
+            Change::OutageOpened(outage) => Event::new(EventKind::OutageOpened, name, outage.facts(), now),
+            Change::OutageClosed(outage) => Event::new(EventKind::OutageResolved, name, outage.facts(), now),
         }
     }
 

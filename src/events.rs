@@ -1,26 +1,84 @@
-//! The newest events, for the dashboard and whoever listens later. An event appears after its change is committed.
+//! The newest events, for the dashboard and for listeners. An event appears here after its change is committed.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::event::{Event, RECENT};
+use tokio::sync::watch;
+
+use crate::domain::event::{Event, EventKind, RECENT};
+
+/// Newest lines kept for the dashboard: our choice; it shows five.
+const LINES: usize = 20;
 
 /// The newest events, newest last.
 #[derive(Debug, Default)]
-pub struct Recent(Mutex<VecDeque<Event>>);
+pub struct Recent {
+    kept: Mutex<Kept>,
+    /// Number of the newest event.
+    newest: watch::Sender<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    events: VecDeque<Arc<Event>>,
+    /// Those that the dashboard shows, which others must not push out.
+    lines: VecDeque<Arc<Event>>,
+    /// Number of the newest event that is kept no more.
+    gone: i64,
+}
 
 impl Recent {
-    pub fn push(&self, event: Event) {
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() == RECENT {
-            events.pop_front();
-        }
-        events.push_back(event);
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The latest `n`, newest first.
-    pub fn latest(&self, n: usize) -> Vec<Event> {
-        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        events.iter().rev().take(n).cloned().collect()
+    pub fn push(&self, event: Event) {
+        let event = Arc::new(event);
+        let mut kept = self.kept();
+        if event.kind == EventKind::SnapshotUpdated {
+            // A picture of the whole fleet is large, and only the newest is of use.
+            kept.events.retain(|known| known.kind != EventKind::SnapshotUpdated);
+        }
+        if event.line().is_some() {
+            if kept.lines.len() == LINES {
+                kept.lines.pop_front();
+            }
+            kept.lines.push_back(event.clone());
+        }
+        if kept.events.len() == RECENT
+            && let Some(oldest) = kept.events.pop_front()
+        {
+            kept.gone = oldest.sequence;
+        }
+        let sequence = event.sequence;
+        kept.events.push_back(event);
+        drop(kept);
+        self.newest.send_replace(sequence);
+    }
+
+    /// The latest `n` that the dashboard shows, newest first.
+    pub fn lines(&self, n: usize) -> Vec<Arc<Event>> {
+        self.kept().lines.iter().rev().take(n).cloned().collect()
+    }
+
+    /// At most `n` events after number `sequence`, oldest first; `None` when some of them are kept no more.
+    pub fn after(&self, sequence: i64, n: usize) -> Option<Vec<Arc<Event>>> {
+        let kept = self.kept();
+        if sequence < kept.gone {
+            return None;
+        }
+        let from = kept.events.partition_point(|event| event.sequence <= sequence);
+        Some(kept.events.range(from..).take(n).cloned().collect())
+    }
+
+    /// Number before the oldest event that is kept.
+    pub fn before_oldest(&self) -> i64 {
+        let kept = self.kept();
+        kept.events.front().map_or(kept.gone, |event| event.sequence - 1)
+    }
+
+    /// Follows the number of the newest event.
+    pub fn follow(&self) -> watch::Receiver<i64> {
+        self.newest.subscribe()
     }
 }

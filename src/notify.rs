@@ -5,13 +5,18 @@ pub mod webhook;
 use std::time::Duration;
 
 use crate::domain::alert::Severity;
-use crate::domain::notification::{NoticeKind, Notification};
+use crate::domain::notification::Notification;
+use crate::domain::routing::{QuietHours, Routing};
 
 /// Settings of the channels: section `[notify]`.
 #[derive(Debug, Clone)]
 pub struct NotifyConfig {
     pub webhook: Option<webhook::WebhookConfig>,
     pub min_severity: Severity,
+    /// Who is told of what.
+    pub routing: Routing,
+    /// Messages a minute to one receiver, at most; what is owed beyond it goes out as one.
+    pub rate_per_minute: u32,
     /// Changes of one alert this close together go out as one.
     pub group_wait: Duration,
     pub retry_min: Duration,
@@ -41,6 +46,27 @@ pub enum DeliveryError {
     Refused { code: u16 },
 }
 
+/// A named receiver: a channel, and what is particular about it.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    /// The word in ids, labels, routes and `/health`.
+    pub name: String,
+    pub channel: Channel,
+    pub quiet: Option<QuietHours>,
+}
+
+impl Receiver {
+    /// The log, always there.
+    pub fn log() -> Self {
+        Self { name: "log".to_owned(), channel: Channel::Log, quiet: None }
+    }
+
+    /// Many alerts at once may come as one message.
+    pub fn takes_digests(&self) -> bool {
+        self.channel.takes_digests()
+    }
+}
+
 /// A configured channel.
 #[derive(Debug, Clone)]
 pub enum Channel {
@@ -50,12 +76,9 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// The word in ids, labels and `/health`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Webhook(_) => "webhook",
-        }
+    /// Many alerts at once may come as one message. Not in the log, where a line costs nothing.
+    pub fn takes_digests(&self) -> bool {
+        !matches!(self, Self::Log)
     }
 
     /// Who gets the messages, without credentials.
@@ -95,7 +118,7 @@ fn write_line(message: &Message) {
     let component = alert.component.as_str();
     let severity = alert.severity.as_str();
     let (alert_id, kind) = (alert.id.as_str(), notice.kind.as_str());
-    if notice.kind == NoticeKind::AlertResolved {
+    if notice.kind.is_end() {
         tracing::info!(alert.id = alert_id, alert.kind = kind, component, severity, "RESOLVED {}", alert.title);
     } else {
         tracing::warn!(

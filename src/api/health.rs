@@ -128,7 +128,7 @@ fn itself(app: &ApiState) -> Value {
         "status": if problems.is_empty() { "healthy" } else { "degraded" },
         "monitoring_active": !engine.is_draining(),
         "impaired": engine.is_impaired(),
-        "instance": engine.config.instance,
+        "instance": engine.config().instance,
         "lease": null,
         "scheduler": {
             "lateness_p50_ms": round2(lateness.p50_ms),
@@ -387,7 +387,7 @@ pub(super) fn find(app: &ApiState, name: &str) -> Result<(Arc<Watched>, Arc<Serv
 pub(super) fn service_health(app: &ApiState, service: &Service, inner: &Inner) -> ServiceHealth {
     let now = app.engine.clock.now();
     let state = &inner.state;
-    let policy = &app.engine.config.detection;
+    let policy = &app.engine.config().detection;
     let worst = service.worst_case_detection(policy);
     let history = inner.history.newest().take(SHOWN_CHECKS).map(|check| ShownCheck {
         timestamp: Stamp(check.at()),

@@ -94,7 +94,7 @@ impl FromRequestParts<ApiState> for Page {
 
 /// The tag of everything as it is now.
 fn tag(state: &ApiState, generation: u64) -> String {
-    format!("W/\"{}-{generation}\"", state.engine.config.instance)
+    format!("W/\"{}-{generation}\"", state.engine.config().instance)
 }
 
 fn matches(headers: &HeaderMap, tag: &str) -> bool {

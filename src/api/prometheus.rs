@@ -300,7 +300,7 @@ impl Snapshot {
         }
         let mut sent = family(to, "infra_notifications", "Messages by channel and result", MetricType::Counter)?;
         for ((channel, result), count) in engine.counters.notifications() {
-            sent.counter(&[("channel", channel), ("result", result)], count)?;
+            sent.counter(&[("channel", &channel), ("result", result)], count)?;
         }
         let now = engine.clock.now();
         let age = engine.outbox.depth().1.map_or(0.0, |at| crate::domain::time::span(at, now).as_secs_f64());

@@ -59,12 +59,11 @@ pub(super) async fn dashboard(State(app): State<ApiState>) -> Json<Value> {
     let counts = fleet.all;
     let events: Vec<Value> = live
         .events
-        .latest(SHOWN_EVENTS)
+        .lines(SHOWN_EVENTS)
         .into_iter()
-        .map(|event| {
-            json!({
-                "timestamp": Stamp(event.at), "type": event.kind, "service": event.service, "message": event.message,
-            })
+        .filter_map(|event| {
+            let (kind, message) = event.line()?;
+            Some(json!({"timestamp": Stamp(event.at), "type": kind, "service": event.service, "message": message}))
         })
         .collect();
     Json(json!({

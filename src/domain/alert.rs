@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::observation::Reason;
@@ -57,21 +58,35 @@ pub enum AlertType {
     InfrastructureDown,
     HighResponseTime,
     HighErrorRate,
+    LowUptime,
     DependencyFailure,
+    LongOutage,
     Flapping,
+    MultipleServicesDown,
+    SystemStatus,
+    EssTripped,
+    SystemResource,
     MonitorImpaired,
 }
 
 impl AlertType {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 13] = [
         Self::ServiceDown,
         Self::InfrastructureDown,
         Self::HighResponseTime,
         Self::HighErrorRate,
+        Self::LowUptime,
         Self::DependencyFailure,
+        Self::LongOutage,
         Self::Flapping,
+        Self::MultipleServicesDown,
+        Self::SystemStatus,
+        Self::EssTripped,
+        Self::SystemResource,
         Self::MonitorImpaired,
     ];
+    /// Those about one service.
+    pub const OF_SERVICES: &[Self] = Self::ALL.split_at(8).0;
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,8 +94,14 @@ impl AlertType {
             Self::InfrastructureDown => "infrastructure_down",
             Self::HighResponseTime => "high_response_time",
             Self::HighErrorRate => "high_error_rate",
+            Self::LowUptime => "low_uptime",
             Self::DependencyFailure => "dependency_failure",
+            Self::LongOutage => "long_outage",
             Self::Flapping => "flapping",
+            Self::MultipleServicesDown => "multiple_services_down",
+            Self::SystemStatus => "system_status",
+            Self::EssTripped => "ess_tripped",
+            Self::SystemResource => "system_resource",
             Self::MonitorImpaired => "monitor_impaired",
         }
     }
@@ -91,7 +112,7 @@ impl AlertType {
     }
 }
 
-/// What an alert is about: a service, or a part of the monitor itself.
+/// What an alert is about: a service, all of them, the host, or a part of the monitor itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
@@ -100,6 +121,13 @@ pub enum Component {
     Monitor,
     /// The records store of the monitor.
     Records,
+    /// All services together.
+    System,
+    /// The emergency stop of source 004.
+    EmergencyStop,
+    HostCpu,
+    HostMemory,
+    HostDisk,
 }
 
 impl Component {
@@ -108,14 +136,34 @@ impl Component {
             Self::Service(name) => name.as_str(),
             Self::Monitor => "monitor",
             Self::Records => "monitor-records",
+            Self::System => "system",
+            Self::EmergencyStop => "emergency_stop_system",
+            Self::HostCpu => "host-cpu",
+            Self::HostMemory => "host-memory",
+            Self::HostDisk => "host-disk",
         }
     }
 
     pub fn service(&self) -> Option<&ServiceName> {
         match self {
             Self::Service(name) => Some(name),
-            Self::Monitor | Self::Records => None,
+            _ => None,
         }
+    }
+
+    /// The component of a name on the wire.
+    pub fn parse(name: &str) -> Option<Self> {
+        const OTHERS: [Component; 7] = [
+            Component::Monitor,
+            Component::Records,
+            Component::System,
+            Component::EmergencyStop,
+            Component::HostCpu,
+            Component::HostMemory,
+            Component::HostDisk,
+        ];
+        let other = OTHERS.into_iter().find(|component| component.as_str() == name);
+        other.or_else(|| ServiceName::new(name).ok().map(Self::Service))
     }
 }
 
@@ -124,7 +172,21 @@ impl Component {
 #[serde(rename_all = "lowercase")]
 pub enum AlertStatus {
     Active,
+    /// Somebody looks after it: no repeats, no escalation.
+    Acknowledged,
     Resolved,
+}
+
+impl AlertStatus {
+    pub const ALL: [Self; 3] = [Self::Active, Self::Acknowledged, Self::Resolved];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Acknowledged => "acknowledged",
+            Self::Resolved => "resolved",
+        }
+    }
 }
 
 /// How far its news has got.
@@ -149,6 +211,19 @@ pub struct AlertDetails {
     pub failed_dependencies: Vec<ServiceName>,
     #[serde(default)]
     pub impacted: Vec<ServiceName>,
+    /// Facts of an alert that is about no service.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub facts: Map<String, Value>,
+}
+
+/// Somebody who looks after an alert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    pub at: DateTime<Utc>,
+    pub by: Option<String>,
+    pub note: Option<String>,
+    /// Then the alert is active again; `None`: until it resolves.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// One alert, with what its life needs to go on after a restart.
@@ -184,6 +259,19 @@ pub struct Alert {
     pub failures_alone: u32,
     /// Number of the latest notification about its component; rises only.
     pub sequence: u64,
+    #[serde(default)]
+    pub acknowledgement: Option<Acknowledgement>,
+    /// Taken off the active list by hand, until its condition ends.
+    #[serde(default)]
+    pub cleared: bool,
+    #[serde(default)]
+    pub resolved_by: Option<String>,
+    /// What was said when it was resolved by hand.
+    #[serde(default)]
+    pub resolution_note: Option<String>,
+    /// Reminders sent since it last escalated.
+    #[serde(default)]
+    pub reminders: u32,
 }
 
 impl Alert {
@@ -192,8 +280,14 @@ impl Alert {
         format!("{}-{}-{seconds}", component.as_str(), kind.as_str().replace('_', "-"))
     }
 
-    pub fn is_active(&self) -> bool {
-        self.status == AlertStatus::Active
+    /// Not resolved.
+    pub fn is_living(&self) -> bool {
+        self.status != AlertStatus::Resolved
+    }
+
+    /// On the active list: neither resolved nor cleared.
+    pub fn is_listed(&self) -> bool {
+        self.is_living() && !self.cleared
     }
 
     /// The alert as clients see it.
@@ -214,26 +308,39 @@ impl Alert {
             triggered_at: Stamp(self.triggered_at),
             timestamp: Stamp(self.triggered_at),
             status: self.status,
-            acknowledged_at: None,
-            acknowledged_by: None,
-            acknowledged_until: None,
-            note: None,
-            cleared: false,
+            acknowledged_at: self.acknowledgement.as_ref().map(|known| Stamp(known.at)),
+            acknowledged_by: self.acknowledgement.as_ref().and_then(|known| known.by.as_deref()),
+            acknowledged_until: self.acknowledgement.as_ref().and_then(|known| known.until).map(Stamp),
+            note: self
+                .resolution_note
+                .as_deref()
+                .or_else(|| self.acknowledgement.as_ref().and_then(|known| known.note.as_deref())),
+            cleared: self.cleared,
             resolved_at: self.resolved_at.map(Stamp),
-            resolved_by: None,
+            resolved_by: self.resolved_by.as_deref(),
             escalation_level: self.escalation_level,
             suppressed_by: self.suppressed_by.as_deref(),
             root_cause: self.root_cause.as_ref().map(ServiceName::as_str),
             outage_id: self.outage_id,
             alert_sent: self.told == Told::Yes,
             updated_at: Stamp(self.updated_at),
-            details: &self.details,
+            details: match &self.component {
+                Component::Service(_) => ShownDetails::Service(&self.details),
+                _ => ShownDetails::Other(&self.details.facts),
+            },
         }
     }
 }
 
-/// The record of CONTRACT.md 10.1: what the API, Redis and receivers get. The fields of acknowledgement are there from
-/// the first day on; they are always empty until alerts can be acknowledged.
+/// The details of an alert: about a service always the same, else what its rule has to say.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum ShownDetails<'a> {
+    Service(&'a AlertDetails),
+    Other(&'a Map<String, Value>),
+}
+
+/// The record of CONTRACT.md 10.1: what the API, Redis and receivers get.
 #[derive(Debug, Clone, Serialize)]
 pub struct AlertRecord<'a> {
     pub id: &'a str,
@@ -265,5 +372,5 @@ pub struct AlertRecord<'a> {
     pub outage_id: Option<Uuid>,
     pub alert_sent: bool,
     pub updated_at: Stamp,
-    pub details: &'a AlertDetails,
+    pub details: ShownDetails<'a>,
 }

@@ -1,43 +1,159 @@
-//! The event log: what happened to services, one line each.
+//! The event log: what happened, in one versioned envelope, each with an id for life and a number that only rises
+//! (CONTRACT.md section 14).
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::alert::AlertType;
 use super::service::ServiceName;
+use super::status::Status;
 
-/// Events kept at hand: our choice; the dashboard shows five.
-pub const RECENT: usize = 100;
+/// Events kept at hand: CONTRACT.md 14.4, what a listener may resume within.
+pub const RECENT: usize = 10_000;
 
-/// The event types of the dashboard (CONTRACT.md 9.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// The types of CONTRACT.md 14.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EventKind {
-    ServiceDown,
-    ServiceDegraded,
-    ServiceHealthy,
-    PerformanceAlert,
+    #[serde(rename = "service.status_changed")]
+    StatusChanged,
+    #[serde(rename = "outage.opened")]
+    OutageOpened,
+    #[serde(rename = "outage.resolved")]
+    OutageResolved,
+    #[serde(rename = "alert.raised")]
+    AlertRaised,
+    #[serde(rename = "alert.severity_raised")]
+    AlertSeverityRaised,
+    #[serde(rename = "alert.acknowledged")]
+    AlertAcknowledged,
+    #[serde(rename = "alert.resolved")]
+    AlertResolved,
+    #[serde(rename = "maintenance.started")]
+    MaintenanceStarted,
+    #[serde(rename = "maintenance.ended")]
+    MaintenanceEnded,
+    #[serde(rename = "registry.changed")]
+    RegistryChanged,
+    #[serde(rename = "monitor.impaired")]
+    MonitorImpaired,
+    #[serde(rename = "monitor.recovered")]
+    MonitorRecovered,
+    #[serde(rename = "ess.tripped")]
+    EssTripped,
+    #[serde(rename = "health.snapshot_updated")]
+    SnapshotUpdated,
 }
 
 impl EventKind {
+    pub const ALL: [Self; 14] = [
+        Self::StatusChanged,
+        Self::OutageOpened,
+        Self::OutageResolved,
+        Self::AlertRaised,
+        Self::AlertSeverityRaised,
+        Self::AlertAcknowledged,
+        Self::AlertResolved,
+        Self::MaintenanceStarted,
+        Self::MaintenanceEnded,
+        Self::RegistryChanged,
+        Self::MonitorImpaired,
+        Self::MonitorRecovered,
+        Self::EssTripped,
+        Self::SnapshotUpdated,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::ServiceDown => "service_down",
-            Self::ServiceDegraded => "service_degraded",
-            Self::ServiceHealthy => "service_healthy",
-            Self::PerformanceAlert => "performance_alert",
+            Self::StatusChanged => "service.status_changed",
+            Self::OutageOpened => "outage.opened",
+            Self::OutageResolved => "outage.resolved",
+            Self::AlertRaised => "alert.raised",
+            Self::AlertSeverityRaised => "alert.severity_raised",
+            Self::AlertAcknowledged => "alert.acknowledged",
+            Self::AlertResolved => "alert.resolved",
+            Self::MaintenanceStarted => "maintenance.started",
+            Self::MaintenanceEnded => "maintenance.ended",
+            Self::RegistryChanged => "registry.changed",
+            Self::MonitorImpaired => "monitor.impaired",
+            Self::MonitorRecovered => "monitor.recovered",
+            Self::EssTripped => "ess.tripped",
+            Self::SnapshotUpdated => "health.snapshot_updated",
         }
     }
 }
 
-/// One line of the event log.
+/// One entry of the event log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
+    /// The same on every copy.
     pub id: Uuid,
-    /// Rises over the whole log.
+    /// Rises over the whole log; given when the event is committed, 0 before.
     pub sequence: i64,
     pub at: DateTime<Utc>,
     pub kind: EventKind,
-    pub service: ServiceName,
-    pub message: String,
+    /// `None` for events about no service.
+    pub service: Option<ServiceName>,
+    pub payload: Value,
+}
+
+impl Event {
+    /// An event that has yet to be committed.
+    pub fn new(kind: EventKind, service: Option<ServiceName>, payload: Value, at: DateTime<Utc>) -> Self {
+        Self { id: Uuid::now_v7(), sequence: 0, at, kind, service, payload }
+    }
+
+    /// Its type and sentence on the dashboard of source 000, if it belongs there (CONTRACT.md 9.4).
+    pub fn line(&self) -> Option<(&'static str, String)> {
+        let text = |field: &str| self.payload.get(field).and_then(Value::as_str);
+        match self.kind {
+            EventKind::StatusChanged => {
+                let (from, to) = (text("from").and_then(Status::parse), text("to").and_then(Status::parse)?);
+                let kind = match to {
+                    Status::Unhealthy => "service_down",
+                    Status::Degraded => "service_degraded",
+                    Status::Healthy if from != Some(Status::Unknown) => "service_healthy",
+                    Status::Healthy | Status::Unknown => return None,
+                };
+                let issues = self.payload.get("issues").and_then(Value::as_array);
+                let issues: Vec<&str> = issues.into_iter().flatten().filter_map(Value::as_str).collect();
+                let why = if issues.is_empty() { "Status changed".to_owned() } else { issues.join(", ") };
+                Some((kind, format!("Service {}: {why}", to.as_str())))
+            }
+            EventKind::AlertRaised if text("type") == Some(AlertType::HighResponseTime.as_str()) => {
+                Some(("performance_alert", text("message").unwrap_or_default().to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_dashboard_shows_what_happened_to_services() {
+        let changed = |from: &str, to: &str, issues: Value| {
+            let payload = json!({"from": from, "to": to, "issues": issues});
+            Event::new(EventKind::StatusChanged, None, payload, DateTime::UNIX_EPOCH).line()
+        };
+        let line = |kind, text: &str| Some((kind, text.to_owned()));
+        assert_eq!(changed("healthy", "unhealthy", json!(["a", "b"])), line("service_down", "Service unhealthy: a, b"));
+        assert_eq!(
+            changed("unhealthy", "healthy", json!([])),
+            line("service_healthy", "Service healthy: Status changed")
+        );
+        assert_eq!(changed("unknown", "healthy", json!([])), None);
+    }
+
+    #[test]
+    fn the_word_of_a_kind_is_its_name_on_the_wire() {
+        for kind in EventKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
 }

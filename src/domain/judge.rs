@@ -15,6 +15,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::alert::{Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told};
+use super::event::EventKind;
 use super::maintenance::InForce;
 use super::notification::{Notice, NoticeKind};
 use super::outage::Outage;
@@ -85,11 +86,13 @@ pub struct Decision {
     pub notices: Vec<Notice>,
     /// Ids of alerts whose unsent messages are to be withdrawn.
     pub withdrawn: Vec<String>,
+    /// What happened to alerts, in order: for the event log.
+    pub happened: Vec<(EventKind, Alert)>,
 }
 
 impl Decision {
     pub fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.notices.is_empty() && self.withdrawn.is_empty()
+        self.changed.is_empty() && self.notices.is_empty() && self.withdrawn.is_empty() && self.happened.is_empty()
     }
 
     fn note(&mut self, alert: &Alert) {
@@ -161,7 +164,9 @@ impl Judge {
     }
 
     fn has_alert(&self, service: &ServiceName) -> bool {
-        AlertType::ALL.iter().any(|kind| self.alerts.contains_key(&(Component::Service(service.clone()), *kind)))
+        AlertType::OF_SERVICES
+            .iter()
+            .any(|kind| self.alerts.contains_key(&(Component::Service(service.clone()), *kind)))
     }
 
     /// Judges `service` after a check: `state` is what the check made of it, `latest_ms` its newest answers, newest
@@ -336,7 +341,10 @@ impl Judge {
             match watched(name) {
                 None => {
                     self.failed.remove(name);
-                    AlertType::ALL.into_iter().for_each(|kind| self.resolve(bench, &mut decision, &key(kind), told));
+                    AlertType::OF_SERVICES
+                        .iter()
+                        .copied()
+                        .for_each(|kind| self.resolve(bench, &mut decision, &key(kind), told));
                 }
                 Some(service) if service.is_infrastructure() => {
                     self.resolve(bench, &mut decision, &key(AlertType::ServiceDown), told);
@@ -347,7 +355,7 @@ impl Judge {
         for name in erased {
             let component = Component::Service(name.clone());
             self.sequences.remove(&component);
-            AlertType::ALL.into_iter().for_each(|kind| drop(self.past.remove(&(component.clone(), kind))));
+            AlertType::OF_SERVICES.iter().copied().for_each(|kind| drop(self.past.remove(&(component.clone(), kind))));
         }
         for name in components {
             if let Some(service) = watched(&name) {
@@ -392,7 +400,7 @@ impl Judge {
     pub fn forget(&mut self, bench: Bench<'_>, name: &ServiceName) -> Decision {
         let mut decision = Decision::default();
         let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
-        for kind in AlertType::ALL {
+        for kind in AlertType::OF_SERVICES.iter().copied() {
             self.resolve(bench, &mut decision, &(Component::Service(name.clone()), kind), told);
         }
         if self.failed.remove(name).is_some() {
@@ -565,6 +573,11 @@ impl Judge {
         {
             alert.updated_at = now;
             decision.note(alert);
+            if is_new {
+                decision.happened.push((EventKind::AlertRaised, alert.clone()));
+            } else if alert.severity > before.severity {
+                decision.happened.push((EventKind::AlertSeverityRaised, alert.clone()));
+            }
         }
     }
 
@@ -616,8 +629,9 @@ impl Judge {
             return;
         }
         alert.escalation_level += 1;
-        if alert.escalation_level == 1 {
+        if alert.escalation_level == 1 && alert.severity != alert.severity.raised() {
             alert.severity = alert.severity.raised();
+            decision.happened.push((EventKind::AlertSeverityRaised, alert.clone()));
         }
         alert.escalates_from = Some(bench.now);
         alert.updated_at = bench.now;
@@ -641,6 +655,7 @@ impl Judge {
         }
         self.remember(&alert);
         decision.note(&alert);
+        decision.happened.push((EventKind::AlertResolved, alert));
     }
 
     fn remember(&mut self, alert: &Alert) {
@@ -692,7 +707,7 @@ impl Judge {
                 if !self.failed.contains_key(&dependent) {
                     continue;
                 }
-                for kind in AlertType::ALL {
+                for kind in AlertType::OF_SERVICES.iter().copied() {
                     let key = (Component::Service(dependent.clone()), kind);
                     if !self.alerts.get(&key).is_some_and(|a| a.told != Told::Yes && a.root_cause.is_none()) {
                         continue;
@@ -880,6 +895,11 @@ fn new_alert(key: &Key, condition: &Condition, past: Option<&Past>, bench: Bench
         escalates_from: None,
         failures_alone: 0,
         sequence: 0,
+        acknowledgement: None,
+        cleared: false,
+        resolved_by: None,
+        resolution_note: None,
+        reminders: 0,
     }
 }
 
@@ -903,6 +923,28 @@ fn withdraw(alert: &mut Alert, decision: &mut Decision, by: String, root: Option
         alert.last_notified = None;
     }
     (alert.suppressed_by, alert.root_cause, alert.failures_alone) = (Some(by), root, 0);
+}
+
+/// An alert like those of services, for messages that show what one looks like and for tests.
+pub fn sample_alert(component: &str, severity: Severity) -> Alert {
+    let component = Component::parse(component).unwrap_or(Component::System);
+    let condition = Condition {
+        severity,
+        threshold: Some(2.0),
+        value: Some(2.0),
+        title: format!("Service DOWN: {}", component.as_str()),
+        message: format!("Service {} is down", component.as_str()),
+        description: "Service has failed 2 consecutive health checks".to_owned(),
+        details: AlertDetails::default(),
+    };
+    let policy = AlertPolicy::default();
+    let bench = Bench {
+        registry: &Registry::default(),
+        policy: &policy,
+        windows: &InForce::default(),
+        now: DateTime::UNIX_EPOCH,
+    };
+    new_alert(&(component, AlertType::ServiceDown), &condition, None, bench)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::alert::{Alert, AlertStatus};
+use super::alert::{Alert, AlertStatus, Severity};
 use super::outage::Outage;
 use super::service::ServiceName;
 use super::status::Status;
@@ -16,7 +16,16 @@ pub enum NoticeKind {
     AlertRaised,
     AlertSeverityRaised,
     AlertEscalated,
+    /// Nobody has looked after it for long.
+    AlertReminder,
     AlertResolved,
+    /// Of an outage without a notified alert of its own.
+    OutageOpened,
+    OutageResolved,
+    /// Many at once, in one message.
+    Digest,
+    /// Asked for by an operator, to see whether it arrives.
+    Test,
 }
 
 impl NoticeKind {
@@ -25,8 +34,18 @@ impl NoticeKind {
             Self::AlertRaised => "alert_raised",
             Self::AlertSeverityRaised => "alert_severity_raised",
             Self::AlertEscalated => "alert_escalated",
+            Self::AlertReminder => "alert_reminder",
             Self::AlertResolved => "alert_resolved",
+            Self::OutageOpened => "outage_opened",
+            Self::OutageResolved => "outage_resolved",
+            Self::Digest => "digest",
+            Self::Test => "test",
         }
+    }
+
+    /// It tells of an end.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::AlertResolved | Self::OutageResolved)
     }
 }
 
@@ -53,26 +72,121 @@ pub struct Notification {
     pub notice: Notice,
     /// Not before this instant: the group wait.
     pub due: DateTime<Utc>,
+    /// Everything it stands for, when it is a digest; `notice` is then that of the first of them.
+    #[serde(default)]
+    pub digest: Option<Digest>,
 }
+
+/// Many messages in one: the root causes first, then the worst.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Digest {
+    pub items: Vec<DigestItem>,
+    /// What is to be known of all of them.
+    pub note: Option<String>,
+}
+
+/// One alert in a digest, with its latest news.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DigestItem {
+    pub alert_id: String,
+    pub outage_id: Option<Uuid>,
+    pub component: String,
+    pub kind: NoticeKind,
+    pub severity: Severity,
+    pub title: String,
+    pub at: DateTime<Utc>,
+    /// When it was triggered.
+    pub started: DateTime<Utc>,
+    /// Services that fail for its sake.
+    pub impacted: usize,
+    /// Rows it stands for.
+    pub merged: usize,
+}
+
+impl Digest {
+    /// Why many in one message is no loss: the size they take is bounded, each can be read in the API.
+    fn text(&self, most_bytes: usize) -> String {
+        let ends = self.items.iter().filter(|item| item.kind.is_end()).count();
+        let mut text = match (self.items.len() - ends, ends) {
+            (news, 0) => format!("{news} ALERTS"),
+            (0, ends) => format!("{ends} RECOVERED"),
+            (news, ends) => format!("{news} ALERTS, {ends} RECOVERED"),
+        };
+        if let Some(note) = &self.note {
+            text.push('\n');
+            text.push_str(note);
+        }
+        for (place, item) in self.items.iter().enumerate() {
+            let level = if item.kind.is_end() { "RECOVERED" } else { item.severity.level() };
+            let mut line = format!("\n{level} {}", item.title);
+            if item.impacted > 0 {
+                line.push_str(&format!(" (and {} that depend on it)", item.impacted));
+            }
+            let more = format!("\n... and {} more; see /alerts/active", self.items.len() - place);
+            if text.len() + line.len() + more.len() > most_bytes {
+                text.push_str(&more);
+                break;
+            }
+            text.push_str(&line);
+        }
+        text
+    }
+}
+
+/// Longest text of a message: HARDENING.md SLO-7 allows 256 KB for the whole of it.
+const MOST_TEXT: usize = 60_000;
 
 impl Notification {
     pub fn new(notice: Notice, channel: &str, due: DateTime<Utc>) -> Self {
         let id = format!("{}:{}:{channel}", notice.alert.id, notice.alert.sequence);
-        Self { id, channel: channel.to_owned(), notice, due }
+        Self { id, channel: channel.to_owned(), notice, due, digest: None }
+    }
+
+    /// Ids of the alerts it tells of.
+    pub fn about(&self) -> impl Iterator<Item = &str> {
+        let many = self.digest.iter().flat_map(|digest| digest.items.iter().map(|item| item.alert_id.as_str()));
+        many.chain(self.digest.is_none().then_some(self.notice.alert.id.as_str()))
+    }
+
+    /// One line that says it all.
+    pub fn title(&self) -> String {
+        if let Some(digest) = &self.digest {
+            return digest.text(0).lines().next().unwrap_or_default().to_owned();
+        }
+        let alert = &self.notice.alert;
+        let (end, name) = (self.notice.kind.is_end(), alert.component.as_str());
+        match (self.notice.kind, alert.kind.waits_for_outage(), end) {
+            (NoticeKind::Test, _, _) => "TEST of the health monitor: no action is needed".to_owned(),
+            (_, true, false) => format!("SERVICE OUTAGE: {name}"),
+            (_, true, true) => format!("SERVICE RECOVERED: {name}"),
+            (_, false, false) => alert.title.clone(),
+            (_, false, true) => format!("RECOVERED: {}", alert.title),
+        }
     }
 
     /// Title and facts for people, after the notice of source 003.
     pub fn text(&self) -> String {
+        self.text_within(MOST_TEXT)
+    }
+
+    /// The same in at most so many bytes; a digest says how many alerts did not fit.
+    pub fn text_within(&self, most_bytes: usize) -> String {
+        let mut text = match &self.digest {
+            Some(digest) => digest.text(most_bytes),
+            None => self.text_of_one(),
+        };
+        if text.len() > most_bytes {
+            text.truncate(text.floor_char_boundary(most_bytes.saturating_sub(3)));
+            text.push('…');
+        }
+        text
+    }
+
+    fn text_of_one(&self) -> String {
         let notice = &self.notice;
         let alert = &notice.alert;
-        let resolved = notice.kind == NoticeKind::AlertResolved;
-        let name = alert.component.as_str();
-        let mut lines = vec![match (alert.kind.waits_for_outage(), resolved) {
-            (true, false) => format!("SERVICE OUTAGE: {name}"),
-            (true, true) => format!("SERVICE RECOVERED: {name}"),
-            (false, false) => alert.title.clone(),
-            (false, true) => format!("RECOVERED: {}", alert.title),
-        }];
+        let resolved = notice.kind.is_end();
+        let mut lines = vec![self.title()];
         lines.push(format!("Alert: {}", alert.id));
         lines.push(format!("Severity: {}", if resolved { "RECOVERED" } else { alert.severity.level() }));
         lines.push(alert.description.clone());
@@ -162,37 +276,21 @@ pub fn join(rows: &[Notification], after_long: bool) -> Option<Joined> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::alert::{AlertDetails, AlertType, Component, Severity, Told};
+    use super::super::alert::{Severity, Told};
+    use super::super::judge::sample_alert;
     use super::super::time::from_ms;
     use super::*;
 
     fn row(kind: NoticeKind, sequence: u64, resolved: bool) -> Notification {
         let alert = Alert {
             id: "call-service-down-1".to_owned(),
-            alert_id: "call_CRITICAL_x".to_owned(),
-            kind: AlertType::ServiceDown,
-            component: Component::Service(ServiceName::new("call").unwrap()),
-            severity: Severity::Critical,
-            title: "Service DOWN: call".to_owned(),
-            message: "Service call is down".to_owned(),
             description: "Service has failed 3 consecutive health checks".to_owned(),
-            threshold: None,
-            current_value: None,
             triggered_at: from_ms(1_000_000),
-            updated_at: from_ms(1_000_000),
             status: if resolved { AlertStatus::Resolved } else { AlertStatus::Active },
             resolved_at: resolved.then(|| from_ms(1_120_000)),
-            escalation_level: 0,
-            suppressed_by: None,
-            root_cause: None,
-            outage_id: None,
-            details: AlertDetails::default(),
             told: Told::Owed,
-            notify_after: None,
-            last_notified: None,
-            escalates_from: None,
-            failures_alone: 0,
             sequence,
+            ..sample_alert("call", Severity::Critical)
         };
         let notice = Notice {
             kind,

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::check::name_hash;
 use super::observation::Reason;
 use super::probe::Protocol;
 use super::service::{Service, ServiceName};
-use super::time::span;
+use super::time::{Stamp, span};
 
 /// Severity of an outage, in the words of source 003.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,16 @@ impl Outage {
         random[8..].copy_from_slice(&start.to_le_bytes()[..2]);
         uuid::Builder::from_unix_timestamp_millis(confirmed.timestamp_millis().max(0).cast_unsigned(), &random)
             .into_uuid()
+    }
+
+    /// What an event says of it.
+    pub fn facts(&self) -> Value {
+        json!({
+            "id": self.id, "service": self.service, "severity": self.severity.as_str(), "reason": self.reason,
+            "message": self.error_message, "start_time": Stamp(self.started), "end_time": self.ended.map(Stamp),
+            "duration_seconds": self.ended.map(|ended| self.duration(ended).as_secs()),
+            "root_cause": self.root_cause, "resolution_notes": self.resolution_notes,
+        })
     }
 
     pub fn is_open(&self) -> bool {

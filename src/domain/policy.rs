@@ -50,6 +50,32 @@ pub struct AlertPolicy {
     pub error_rate_min_checks: u64,
     /// After its root cause recovered, a service that fails this many more checks speaks for itself.
     pub detection_threshold: u32,
+    /// An alert that nobody looks after is told again after this long, then after twice as long, up to a day; zero: never.
+    pub repeat: Duration,
+    /// An outage open for this long is an alert of its own.
+    pub long_outage: Duration,
+    /// So many services down at once are an alert of their own.
+    pub multiple_down: usize,
+}
+
+impl Default for AlertPolicy {
+    /// The values of `config/default.toml`.
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            enabled: true,
+            min_severity: Severity::Medium,
+            cooldown: 5 * MINUTE,
+            escalation: 15 * MINUTE,
+            max_escalations: 3,
+            error_rate_window: 5 * MINUTE,
+            error_rate_min_checks: 10,
+            detection_threshold: 3,
+            repeat: 240 * MINUTE,
+            long_outage: 120 * MINUTE,
+            multiple_down: 3,
+        }
+    }
 }
 
 /// What one service's worst-case detection time is made of (CONTRACT.md 6.2).

@@ -26,6 +26,11 @@ impl Status {
         }
     }
 
+    /// The status of a word in lower case.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
     /// Up is healthy or degraded: the service answered within its limits of harm.
     pub fn is_up(self) -> bool {
         matches!(self, Self::Healthy | Self::Degraded)

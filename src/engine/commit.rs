@@ -60,6 +60,18 @@ pub struct Transition {
 }
 
 impl Transition {
+    /// Adds what was decided beside it.
+    pub(super) fn join(&mut self, other: Self) {
+        self.states.extend(other.states);
+        self.outages.extend(other.outages);
+        self.alerts.extend(other.alerts);
+        self.owed.extend(other.owed);
+        self.withdrawn.extend(other.withdrawn);
+        self.events.extend(other.events);
+        self.saved.extend(other.saved);
+        self.beside.absorb(other.beside);
+    }
+
     pub(super) fn batch(&self) -> Batch {
         let mut batch = self.beside.clone();
         for watched in self.saved.iter().filter(|watched| !watched.is_retired()) {
@@ -75,7 +87,8 @@ impl Transition {
     }
 }
 
-type Waiting = (Transition, oneshot::Sender<()>);
+/// The answer says whether what was told is durable.
+type Waiting = (Transition, oneshot::Sender<bool>);
 
 /// The way in: hands transitions and routine checks to the committer.
 #[derive(Debug, Clone)]
@@ -109,7 +122,7 @@ impl Commit {
     }
 
     /// Hands a transition over in the order of calls. The answer comes when it is committed and visible.
-    pub fn transition(&self, transition: Transition) -> oneshot::Receiver<()> {
+    pub fn transition(&self, transition: Transition) -> oneshot::Receiver<bool> {
         let (done, answer) = oneshot::channel();
         // A committer that has ended drops the sender, and with it the answer: nobody waits for ever.
         let _ = self.transitions.send((transition, done));
@@ -153,11 +166,25 @@ pub struct Committer {
     attempted: Batch,
     attempt: Option<JoinHandle<Result<(), String>>>,
     waiting: Vec<Waiting>,
+    /// Number of the next event.
+    next_event: i64,
 }
 
 impl Committer {
     pub fn new(queue: mpsc::UnboundedReceiver<Waiting>) -> Self {
-        Self { queue, pending: Batch::default(), attempted: Batch::default(), attempt: None, waiting: Vec::new() }
+        Self {
+            queue,
+            pending: Batch::default(),
+            attempted: Batch::default(),
+            attempt: None,
+            waiting: Vec::new(),
+            next_event: 1,
+        }
+    }
+
+    /// The event log goes up to `sequence` already.
+    pub(super) fn events_from(&mut self, sequence: i64) {
+        self.next_event = self.next_event.max(sequence + 1);
     }
 
     /// Commits until `stop`, then commits what is left and ends.
@@ -198,14 +225,19 @@ impl Committer {
         }
     }
 
-    fn take(&mut self, (transition, done): Waiting) {
+    fn take(&mut self, (mut transition, done): Waiting) {
+        // Here and nowhere else: events get their numbers in the order they are committed and shown.
+        for event in &mut transition.events {
+            event.sequence = self.next_event;
+            self.next_event += 1;
+        }
         self.pending.absorb(transition.batch());
         self.waiting.push((transition, done));
     }
 
     fn take_routine(&mut self, engine: &Engine) {
         let batch = std::mem::take(&mut *held(&engine.commit.routine));
-        if batch.count == 0 || !engine.config.store.persist_checks {
+        if batch.count == 0 || !engine.config().store.persist_checks {
             return;
         }
         let unwritten = self.pending.checks.iter().chain(&self.attempted.checks);
@@ -262,9 +294,10 @@ impl Committer {
             }
             tokio::time::sleep(RETRY).await;
         }
+        let durable = self.attempt.is_none() && self.pending.is_empty();
         for (transition, done) in self.waiting.drain(..) {
             engine.publish(transition);
-            let _ = done.send(());
+            let _ = done.send(durable);
         }
     }
 

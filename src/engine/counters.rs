@@ -72,7 +72,7 @@ pub struct Counters {
     /// Routine checks given up because records could not be written for too long.
     pub commit_dropped: AtomicU64,
     pub api_refused: AtomicU64,
-    notifications: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    notifications: Mutex<BTreeMap<(String, &'static str), u64>>,
     panics: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -131,11 +131,11 @@ impl Counters {
     }
 
     /// `result`: `delivered`, `retried`, `refused` or `merged`.
-    pub fn notification(&self, channel: &'static str, result: &'static str, count: u64) {
-        *held(&self.notifications).entry((channel, result)).or_default() += count;
+    pub fn notification(&self, channel: &str, result: &'static str, count: u64) {
+        *held(&self.notifications).entry((channel.to_owned(), result)).or_default() += count;
     }
 
-    pub fn notifications(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+    pub fn notifications(&self) -> BTreeMap<(String, &'static str), u64> {
         held(&self.notifications).clone()
     }
 

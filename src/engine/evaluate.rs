@@ -28,7 +28,7 @@ impl Engine {
     pub(super) async fn evaluate(self: &Arc<Self>, stop: &CancellationToken) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut rates_due = Instant::now() + self.config.alert_check_interval;
+        let mut rates_due = Instant::now() + self.config().alert_check_interval;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -36,7 +36,7 @@ impl Engine {
             }
             self.on_time().await;
             if Instant::now() >= rates_due {
-                rates_due = Instant::now() + self.config.alert_check_interval;
+                rates_due = Instant::now() + self.config().alert_check_interval;
                 self.error_rates().await;
             }
         }
@@ -53,8 +53,9 @@ impl Engine {
         });
         let records = away.or_else(|| self.set_aside.get().cloned());
         let sockets = self.is_impaired().then_some("Checks fail for want of our own sockets, memory or permissions");
+        let config = self.config();
         let committed = self.decide(|judge| {
-            let bench = self.bench(&roster.registry, &in_force, now);
+            let bench = self.bench(&config, &roster.registry, &in_force, now);
             vec![
                 judge.own_trouble(bench, Component::Records, records.as_deref()),
                 judge.own_trouble(bench, Component::Monitor, sockets),
@@ -83,6 +84,7 @@ impl Engine {
         let now = self.clock.now();
         let roster = self.live.roster();
         let in_force = self.windows_in_force();
+        let config = self.config();
         let mut committed = Vec::new();
         for (place, watched) in roster.watched.iter().enumerate() {
             if place % JUDGED_AT_ONCE == JUDGED_AT_ONCE - 1 {
@@ -94,7 +96,7 @@ impl Engine {
             }
             let (counts, state) = {
                 let inner = watched.lock();
-                let counts = inner.history.since(now, self.config.alert.error_rate_window);
+                let counts = inner.history.since(now, self.config().alert.error_rate_window);
                 (counts, inner.state.clone())
             };
             let deciding = self.decide(|judge| {
@@ -102,7 +104,7 @@ impl Engine {
                 if !matters || watched.is_retired() {
                     return Vec::new();
                 }
-                vec![judge.error_rate(self.bench(&roster.registry, &in_force, now), &service, &state, counts)]
+                vec![judge.error_rate(self.bench(&config, &roster.registry, &in_force, now), &service, &state, counts)]
             });
             committed.extend(deciding);
         }
@@ -117,17 +119,13 @@ impl Engine {
     }
 
     /// Makes decisions durable and visible, in the order they were made. The answer comes when they are.
-    fn decide(&self, judge: impl FnOnce(&mut Judge) -> Vec<Decision>) -> Option<oneshot::Receiver<()>> {
+    fn decide(&self, judge: impl FnOnce(&mut Judge) -> Vec<Decision>) -> Option<oneshot::Receiver<bool>> {
         let now = self.clock.now();
         let mut held = self.judge();
         let mut transition = Transition::default();
         let mut some = false;
         for decision in judge(&mut held).into_iter().filter(|decision| !decision.is_empty()) {
-            let decided = self.decided(decision, now);
-            transition.alerts.extend(decided.alerts);
-            transition.owed.extend(decided.owed);
-            transition.withdrawn.extend(decided.withdrawn);
-            transition.events.extend(decided.events);
+            transition.join(self.decided(decision, now));
             some = true;
         }
         some.then(|| self.commit.transition(transition))

@@ -36,7 +36,7 @@ pub async fn start(engine: &Arc<Engine>, published_key: bool) -> Result<JobSched
         async move {
             let mut last = last.lock().await;
             let now = engine.clock.now();
-            if crate::domain::time::span(*last, now) >= engine.config.store.cleanup_interval {
+            if crate::domain::time::span(*last, now) >= engine.config().store.cleanup_interval {
                 *last = now;
                 engine.clean_up().await;
             }
@@ -105,7 +105,7 @@ impl Engine {
 
     /// Saves the history of the services whose place in the registry is `chosen`.
     pub async fn save_histories(&self, chosen: impl Fn(usize) -> bool) {
-        if !self.config.store.persist_checks {
+        if !self.config().store.persist_checks {
             return;
         }
         let roster = self.live.roster();
@@ -135,7 +135,7 @@ impl Engine {
     /// Gives up what is older than retention allows, in pieces.
     pub async fn clean_up(&self) {
         let now: DateTime<Utc> = self.clock.now();
-        let store = &self.config.store;
+        let store = &self.config().store;
         let retention = Retention {
             now,
             log_before: super::keeper::log_before(now),

@@ -27,7 +27,7 @@ const TOGETHER: usize = 500;
 impl Engine {
     /// Notes that `watched` has a run to be written, if it has.
     pub(super) fn keep_in_time(&self, watched: &Arc<Watched>) {
-        if self.config.store.persist_checks
+        if self.config().store.persist_checks
             && watched.lock().history.unkept_count() > RUN
             && !watched.to_keep.swap(true, Ordering::AcqRel)
         {
@@ -40,7 +40,7 @@ impl Engine {
         let now_ms = self.clock.now().timestamp_millis();
         let oldest = watched.lock().history.unkept().first().map(|check| check.at_ms);
         let is_old = oldest.is_some_and(|at| now_ms - at > OLDEST.as_millis() as i64);
-        if is_old && self.config.store.persist_checks && !watched.to_keep.swap(true, Ordering::AcqRel) {
+        if is_old && self.config().store.persist_checks && !watched.to_keep.swap(true, Ordering::AcqRel) {
             held(&self.to_keep).push(watched.clone());
         }
     }
@@ -82,7 +82,7 @@ impl Engine {
         }
         let now = self.clock.now();
         let minutes = self.live.take_minutes(now);
-        if minutes.is_empty() || !self.config.store.persist_checks {
+        if minutes.is_empty() || !self.config().store.persist_checks {
             return;
         }
         let fleet = self.live.fleet();

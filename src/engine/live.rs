@@ -495,7 +495,7 @@ impl Live {
     pub(super) fn put_alert(&self, alert: Alert) {
         let alert = Arc::new(alert);
         let mut alerts = held(&self.alerts);
-        if alert.is_active() {
+        if alert.is_listed() {
             alerts.insert(alert.id.clone(), alert);
         } else {
             alerts.remove(&alert.id);

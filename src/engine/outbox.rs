@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use crate::domain::notification::{Joined, Notification, join};
 use crate::domain::time::{Stamp, span};
-use crate::notify::{Channel, DeliveryError, Message, NotifyConfig};
+use crate::notify::{DeliveryError, Message, NotifyConfig, Receiver};
 
 /// Messages on their way to one receiver at once: our choice.
 const AT_ONCE: usize = 8;
@@ -40,7 +40,7 @@ pub struct Outbox {
 
 #[derive(Debug)]
 struct Lane {
-    channel: Channel,
+    receiver: Receiver,
     wake: Notify,
     rows: Mutex<Rows>,
 }
@@ -90,7 +90,7 @@ struct Refused {
 /// How one receiver stands, for `/health`.
 #[derive(Debug, Clone)]
 pub struct ReceiverView {
-    pub channel: &'static str,
+    pub channel: String,
     pub state: &'static str,
     pub last_success: Option<Stamp>,
     /// What is wrong, if anything.
@@ -105,9 +105,11 @@ struct Pick {
 }
 
 impl Outbox {
-    pub(super) fn new(channels: Vec<Channel>, config: &NotifyConfig) -> Self {
-        let lanes =
-            channels.into_iter().map(|channel| Lane { channel, wake: Notify::new(), rows: Mutex::default() }).collect();
+    pub(super) fn new(receivers: Vec<Receiver>, config: &NotifyConfig) -> Self {
+        let lanes = receivers
+            .into_iter()
+            .map(|receiver| Lane { receiver, wake: Notify::new(), rows: Mutex::default() })
+            .collect();
         Self {
             lanes,
             retry_min: config.retry_min,
@@ -121,15 +123,15 @@ impl Outbox {
         self.lanes.len()
     }
 
-    pub fn channels(&self) -> impl Iterator<Item = &'static str> {
-        self.lanes.iter().map(|lane| lane.channel.name())
+    pub fn receivers_named(&self) -> impl Iterator<Item = &str> {
+        self.lanes.iter().map(|lane| lane.receiver.name.as_str())
     }
 
     /// Takes committed rows over. Rows of a channel that is not configured any more stay in the records.
     pub fn owe(&self, rows: Vec<Notification>, now: DateTime<Utc>) {
         let at = Instant::now();
         for notification in rows {
-            let Some(lane) = self.lanes.iter().find(|lane| lane.channel.name() == notification.channel) else {
+            let Some(lane) = self.lanes.iter().find(|lane| lane.receiver.name == notification.channel) else {
                 continue;
             };
             let age = span(notification.notice.at, now);
@@ -179,7 +181,7 @@ impl Outbox {
             .iter()
             .map(|lane| {
                 let rows = lane.rows();
-                let channel = lane.channel.name();
+                let channel = lane.receiver.name.as_str();
                 let refused = rows.refused.values().min_by_key(|refused| refused.since);
                 let (state, problem) = match (&rows.away, refused) {
                     (Some(away), _) => {
@@ -192,7 +194,7 @@ impl Outbox {
                     }
                     (None, None) => ("ok", None),
                 };
-                ReceiverView { channel, state, last_success: rows.last_success.map(Stamp), problem }
+                ReceiverView { channel: channel.to_owned(), state, last_success: rows.last_success.map(Stamp), problem }
             })
             .collect()
     }
@@ -221,7 +223,7 @@ impl Outbox {
             if now < look_at {
                 return look_at.min(away.until) - now;
             }
-            if !lane.channel.is_reachable().await {
+            if !lane.receiver.channel.is_reachable().await {
                 if let Some(away) = &mut lane.rows().away {
                     away.look_at = Some(Instant::now() + LOOK_EVERY);
                 }
@@ -233,7 +235,7 @@ impl Outbox {
             return lane.next_due();
         }
         let tried = picks.into_iter().map(|pick| async {
-            let result = lane.channel.deliver(&pick.message).await;
+            let result = lane.receiver.channel.deliver(&pick.message).await;
             (pick, result)
         });
         for (pick, result) in join_all(tried).await {
@@ -279,7 +281,7 @@ impl Outbox {
                 }
                 Some(Joined::Nothing { closes }) => {
                     rows.owed.retain(|row| !closes.contains(&row.notification.id));
-                    engine.counters.notification(lane.channel.name(), "merged", closes.len() as u64);
+                    engine.counters.notification(lane.receiver.name.as_str(), "merged", closes.len() as u64);
                     engine.settle(closes);
                 }
                 None => {}
@@ -290,7 +292,7 @@ impl Outbox {
 
     fn settle(&self, lane: &Lane, engine: &Engine, pick: Pick, result: Result<(), DeliveryError>) {
         let (now, at) = (engine.clock.now(), Instant::now());
-        let channel = lane.channel.name();
+        let channel = lane.receiver.name.as_str();
         let mut rows = lane.rows();
         rows.in_flight.remove(&pick.alert_id);
         match result {
@@ -306,7 +308,8 @@ impl Outbox {
                 engine.counters.notification(channel, "delivered", 1);
                 engine.counters.notification(channel, "merged", pick.closes.len() as u64 - 1);
                 let Message { notification, attempt, .. } = &pick.message;
-                engine.delivered(notification.delivered(now, *attempt, lane.channel.recipients()), pick.closes);
+                engine
+                    .delivered(notification.delivered(now, *attempt, lane.receiver.channel.recipients()), pick.closes);
             }
             Err(DeliveryError::Away { detail, retry_after, unreachable }) => {
                 engine.counters.notification(channel, "retried", 1);

@@ -108,7 +108,7 @@ impl Engine {
                 later.push((change, answer));
                 continue;
             }
-            let settled = definitions.apply(change, &self.config.defaults, now).map(|(applied, undo)| {
+            let settled = definitions.apply(change, &self.config().defaults, now).map(|(applied, undo)| {
                 if matches!(applied, Applied::Removed) {
                     erased.extend(undo.iter().map(|undo| undo.name.clone()));
                 }
@@ -224,7 +224,7 @@ impl Engine {
         let mut definitions = self.registrar.definitions.lock().await;
         definitions.list(dated(listed, &Listed::default(), self.clock.now()));
         // What the API may reach may have become less: that is judged by each probe, and takes nobody off the list.
-        let mut defaults = self.config.defaults.clone();
+        let mut defaults = self.config().defaults.clone();
         defaults.registered.egress.development = true;
         defaults.registered.egress.own = None;
         for registration in registrations {

@@ -6,16 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 
 use super::Engine;
 use super::commit::Transition;
 use super::live::{Roster, Watched};
+use crate::domain::event::{Event, EventKind};
 use crate::domain::outage::Outage;
 use crate::domain::probe::{Connection, Probe};
 use crate::domain::registry::Registry;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::History;
+
+/// Services named in an event about the registry: our choice, a few ten kilobytes.
+const NAMED: usize = 1000;
 
 /// What a change of the registry came to, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -138,7 +143,7 @@ impl Engine {
         }
         let in_force = self.windows.at(now);
         self.share_pool(registry.services(), &watched_now);
-        let roster = Roster::new(Arc::new(registry), watched_now, &self.config.detection);
+        let roster = Roster::new(Arc::new(registry), watched_now, &self.config().detection);
         self.live.replace_roster(roster, &recount, &gone);
         self.live.follow_anew(&in_force);
         // On the schedule before anything is waited for: a reload that is cut short must leave nobody unwatched.
@@ -163,10 +168,17 @@ impl Engine {
                 self.mirror.forget(name.clone());
                 change.removed.push(name);
             }
-            let decided = self.decided(judge.after_change(self.bench(&roster.registry, &in_force, now), erased), now);
-            transition.alerts.extend(decided.alerts);
-            transition.owed.extend(decided.owed);
-            transition.withdrawn.extend(decided.withdrawn);
+            let config = self.config();
+            let bench = self.bench(&config, &roster.registry, &in_force, now);
+            transition.join(self.decided(judge.after_change(bench, erased), now));
+            let is_start = before.watched.is_empty();
+            if !is_start && !(change.added.is_empty() && change.changed.is_empty() && change.removed.is_empty()) {
+                let names = |names: &[ServiceName]| names.iter().take(NAMED).cloned().collect::<Vec<_>>();
+                let payload = json!({
+                    "added": names(&change.added), "changed": names(&change.changed), "removed": names(&change.removed),
+                });
+                transition.events.push(Event::new(EventKind::RegistryChanged, None, payload, now));
+            }
             self.commit.transition(transition)
         };
         if !(gone.is_empty() && change.changed.is_empty()) {
@@ -176,7 +188,7 @@ impl Engine {
         for watched in to_schedule.iter().filter(|watched| watched.service().active) {
             // A streak that was being confirmed when the last run ended is confirmed now.
             let service = watched.service();
-            let wanted = watched.lock().state.wants_confirmation(&service, &self.config.outage, 0);
+            let wanted = watched.lock().state.wants_confirmation(&service, &self.config().outage, 0);
             if wanted {
                 self.start_check(watched.clone(), crate::domain::observation::Kind::Confirm, None);
             }
@@ -192,7 +204,7 @@ impl Engine {
 
     /// Who may keep a connection: the first so many that want one. Beyond the bound probes use fresh connections.
     fn share_pool(&self, services: &[Arc<Service>], watched: &[Arc<Watched>]) {
-        let mut left = self.config.pooled_connections;
+        let mut left = self.config().pooled_connections;
         for (service, watched) in services.iter().zip(watched) {
             let wants = matches!(&service.probe, Probe::Http(probe) if probe.connection == Connection::Reuse);
             let pooled = wants && left > 0;

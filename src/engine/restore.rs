@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::commit::Transition;
@@ -43,8 +42,10 @@ impl Engine {
     /// The records cannot be read, or the definitions contradict each other.
     pub async fn restore(self: &Arc<Self>, listed: Listed) -> Result<RosterChange, RestoreError> {
         let now = self.clock.now();
-        let recent = self.config.alert.cooldown.max(self.config.alert.error_rate_window);
+        let recent = self.config().alert.cooldown.max(self.config().alert.error_rate_window);
         let mut stored = self.records.restore(Since { alerts: now - recent, outages: now - WINDOW }).await?;
+        let newest = stored.events.last().map_or(0, |event| event.sequence);
+        self.committer.lock().await.events_from(newest);
         self.restore_windows(std::mem::take(&mut stored.windows));
         let windows = listed.windows.clone();
         let (registry, set_aside) = self.define(listed, std::mem::take(&mut stored.registrations)).await?;
@@ -169,14 +170,13 @@ impl Engine {
             }
         }
         let in_force = self.windows.at(now);
+        let config = self.config();
         let mut transition = Transition::default();
         for alert in &gone {
             // Its service was taken out of the file while nobody was looking.
             if let Some(name) = alert.component.service() {
-                let bench = self.bench(registry, &in_force, now);
-                let decided = self.decided(judge.forget(bench, name), now);
-                transition.alerts.extend(decided.alerts);
-                transition.owed.extend(decided.owed);
+                let bench = self.bench(&config, registry, &in_force, now);
+                transition.join(self.decided(judge.forget(bench, name), now));
             }
         }
         for (name, state) in &stored.states {
@@ -191,8 +191,6 @@ impl Engine {
         }
         *self.judge() = judge;
         self.commit.log_from(stored.log_mark);
-        let next = stored.events.last().map_or(1, |event| event.sequence + 1);
-        self.next_event.store(next, Ordering::Relaxed);
         for event in stored.events {
             self.live.events.push(event);
         }

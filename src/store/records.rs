@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{RecordsAddress, StoreError};
-use crate::domain::alert::{Alert, Component};
+use crate::domain::alert::{Alert, AlertType, Component, Severity};
 use crate::domain::check::{Check, CheckBatch, CheckRun, name_hash};
 use crate::domain::event::Event;
 use crate::domain::maintenance::MaintenanceWindow;
@@ -53,6 +53,43 @@ pub struct Batch {
     pub deliveries: Vec<Delivery>,
     /// Roll-ups of the fleet by minute.
     pub minutes: Vec<Rollup>,
+    /// Ids of outbox rows that are owed again: dead letters sent anew.
+    pub revived: Vec<String>,
+    pub facts: Vec<Fact>,
+}
+
+/// What a [`Fact`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FactKind {
+    /// A setting of the API: `section.key`.
+    Setting,
+    /// Who changed settings, when, and what: by id.
+    Change,
+    /// How far a reader of the event log has got, and the like.
+    Mark,
+    /// An event from outside that was dealt with: by its id.
+    Seen,
+}
+
+impl FactKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Setting => "setting",
+            Self::Change => "change",
+            Self::Mark => "mark",
+            Self::Seen => "seen",
+        }
+    }
+}
+
+/// Something small to be remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    pub kind: FactKind,
+    pub name: String,
+    pub at_ms: i64,
+    /// `None`: it is forgotten.
+    pub value: Option<String>,
 }
 
 impl Batch {
@@ -66,6 +103,8 @@ impl Batch {
             && self.runs.is_empty()
             && self.deliveries.is_empty()
             && self.minutes.is_empty()
+            && self.revived.is_empty()
+            && self.facts.is_empty()
             && self.histories.is_empty()
             && self.outages.is_empty()
             && self.alerts.is_empty()
@@ -96,6 +135,8 @@ impl Batch {
         self.runs.extend(later.runs);
         self.deliveries.extend(later.deliveries);
         self.minutes.extend(later.minutes);
+        self.revived.extend(later.revived);
+        self.facts.extend(later.facts);
         for name in &later.removed {
             self.states.remove(name);
             self.histories.retain(|(of, _, _)| of != name);
@@ -173,6 +214,26 @@ pub struct OutageSums {
     pub total: u64,
     pub open: u64,
     pub closed_ms: i64,
+}
+
+/// Which alerts are asked for; what is empty or absent asks for nothing.
+#[derive(Debug, Clone, Default)]
+pub struct AlertFilter {
+    pub component: Option<Component>,
+    pub severity: Option<Severity>,
+    pub kind: Option<AlertType>,
+    /// Living ones, resolved ones, or both.
+    pub living: Option<bool>,
+    /// Both bound the first trigger.
+    pub from: Option<DateTime<Utc>>,
+    pub to: Option<DateTime<Utc>>,
+}
+
+/// A page of alerts, newest first by first trigger, and how many there are in all.
+#[derive(Debug, Default)]
+pub struct AlertPage {
+    pub alerts: Vec<Alert>,
+    pub total: u64,
 }
 
 /// Where a stored run of checks begins and ends, and how many it holds.
@@ -324,6 +385,73 @@ impl Records {
             Self::Sqlite(records) => records.deliveries(ids).await,
             Self::Postgres(records) => records.deliveries(ids).await,
         }
+    }
+
+    /// A page of the alerts that match, newest first by first trigger.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn alerts(&self, filter: AlertFilter, skip: usize, limit: usize) -> Result<AlertPage, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.alerts(filter, skip, limit).await,
+            Self::Postgres(records) => records.alerts(filter, skip, limit).await,
+        }
+    }
+
+    /// One alert, by either of its ids.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.alert(id.to_owned()).await,
+            Self::Postgres(records) => records.alert(id.to_owned()).await,
+        }
+    }
+
+    /// What receivers have taken about some alerts, oldest first.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn deliveries_about(&self, alerts: Vec<String>) -> Result<Vec<Delivery>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.deliveries_about(alerts).await,
+            Self::Postgres(records) => records.deliveries_about(alerts).await,
+        }
+    }
+
+    /// Notifications among the dead letters, oldest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn dead_letters(&self, skip: usize, limit: usize) -> Result<(Vec<Notification>, u64), StoreError> {
+        match self {
+            Self::Sqlite(records) => records.dead_letters(skip, limit).await,
+            Self::Postgres(records) => records.dead_letters(skip, limit).await,
+        }
+    }
+
+    /// Events after a number of the log, oldest first.
+    ///
+    /// # Errors
+    /// Unreachable, or not readable as ours.
+    pub async fn events_after(&self, sequence: i64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.events_after(sequence, limit).await,
+            Self::Postgres(records) => records.events_after(sequence, limit).await,
+        }
+    }
+
+    /// Every fact of a kind, oldest first.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn facts(&self, kind: FactKind) -> Result<Vec<Fact>, StoreError> {
+        let rows = match self {
+            Self::Sqlite(records) => records.facts(kind.as_str()).await?,
+            Self::Postgres(records) => records.facts(kind.as_str()).await?,
+        };
+        Ok(rows.into_iter().map(|(name, at_ms, value)| Fact { kind, name, at_ms, value: Some(value) }).collect())
     }
 
     /// The runs of one service (by the hash of its name) that touch a range of time, newest first.

@@ -274,7 +274,7 @@ impl Redis {
             commands.push(hash_command(&key, &serde_json::to_value(alert.record()).unwrap_or_default()));
             commands.push(expire(&key, seconds));
             // The hash comes first: the list never holds an id without it.
-            let mut listed = redis::cmd(if alert.is_active() { "SADD" } else { "SREM" });
+            let mut listed = redis::cmd(if alert.is_listed() { "SADD" } else { "SREM" });
             listed.arg(&active).arg(&alert.id);
             commands.push(listed);
         }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use as_infrastructure_service::domain::alert::{
-    Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told,
-};
+use as_infrastructure_service::domain::alert::{Alert, AlertStatus, Component, Severity, Told};
 use as_infrastructure_service::domain::check::{Check, CheckBatch, CheckRun, name_hash};
 use as_infrastructure_service::domain::event::{Event, EventKind};
+use as_infrastructure_service::domain::judge::sample_alert;
 use as_infrastructure_service::domain::maintenance::{WindowSource, spec};
 use as_infrastructure_service::domain::notification::{Notice, NoticeKind, Notification};
 use as_infrastructure_service::domain::observation::{Kind, Reason};
@@ -95,29 +94,14 @@ fn alert(id: &str, resolved: Option<i64>) -> Alert {
     Alert {
         id: id.to_owned(),
         alert_id: format!("{id}-x"),
-        kind: AlertType::ServiceDown,
-        component: Component::Service(name("auth")),
-        severity: Severity::High,
-        title: "t".to_owned(),
-        message: "m".to_owned(),
         description: "it's \"quoted\" \u{1F600}".to_owned(),
-        threshold: Some(2.0),
-        current_value: Some(3.0),
         triggered_at: from_ms(T0),
-        updated_at: from_ms(T0),
         status: if resolved.is_some() { AlertStatus::Resolved } else { AlertStatus::Active },
         resolved_at: resolved.map(from_ms),
-        escalation_level: 1,
-        suppressed_by: None,
         root_cause: Some(name("db")),
-        outage_id: None,
-        details: AlertDetails::default(),
         told: Told::Yes,
-        notify_after: None,
-        last_notified: Some(from_ms(T0)),
-        escalates_from: None,
-        failures_alone: 0,
         sequence: 7,
+        ..sample_alert("auth", Severity::High)
     }
 }
 
@@ -136,14 +120,8 @@ fn notification(id: &str, sequence: u64) -> Notification {
 }
 
 fn event(sequence: i64) -> Event {
-    Event {
-        id: Uuid::now_v7(),
-        sequence,
-        at: from_ms(T0 + sequence),
-        kind: EventKind::ServiceDown,
-        service: name("auth"),
-        message: "Service unhealthy".to_owned(),
-    }
+    let payload = serde_json::json!({"from": "healthy", "to": "unhealthy", "issues": []});
+    Event { sequence, ..Event::new(EventKind::StatusChanged, Some(name("auth")), payload, from_ms(T0 + sequence)) }
 }
 
 fn check(at_ms: i64) -> Check {

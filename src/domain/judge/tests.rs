@@ -41,16 +41,7 @@ impl Court {
             states: HashMap::new(),
             in_force: InForce::default(),
             judge: Judge::default(),
-            policy: AlertPolicy {
-                enabled: true,
-                min_severity: Severity::Medium,
-                cooldown: Duration::from_secs(300),
-                escalation: Duration::from_secs(900),
-                max_escalations: 3,
-                error_rate_window: Duration::from_secs(300),
-                error_rate_min_checks: 10,
-                detection_threshold: 3,
-            },
+            policy: AlertPolicy::default(),
             second: 1000,
             told: Vec::new(),
         }

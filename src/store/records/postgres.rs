@@ -16,10 +16,14 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead, Since};
+use super::{
+    AlertFilter, AlertPage, Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead,
+    Since,
+};
+use crate::domain::alert::Alert;
 use crate::domain::check::{CheckRun, name_hash};
-use crate::domain::event::RECENT;
-use crate::domain::notification::Delivery;
+use crate::domain::event::{Event, EventKind, RECENT};
+use crate::domain::notification::{Delivery, Notification};
 use crate::domain::outage::Outage;
 use crate::domain::rollup::Rollup;
 use crate::store::StoreError;
@@ -30,7 +34,11 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Key of the advisory lock around migrations: the first bytes of the product's name.
 const MIGRATION_LOCK: i64 = 0x6173_2d69_6e66_7261;
 
-const MIGRATIONS: [&str; 2] = [include_str!("migrations/postgres_1.sql"), include_str!("migrations/postgres_2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/postgres_1.sql"),
+    include_str!("migrations/postgres_2.sql"),
+    include_str!("migrations/postgres_3.sql"),
+];
 /// Days whose partitions of the check history are made ahead: our choice.
 const DAYS_AHEAD: i64 = 3;
 const DAY_MS: i64 = 86_400_000;
@@ -270,6 +278,78 @@ impl Postgres {
         .await
     }
 
+    pub(super) async fn alerts(&self, filter: AlertFilter, skip: usize, limit: usize) -> Result<AlertPage, StoreError> {
+        let asked = rows::AskedAlerts::of(&filter)?;
+        self.read(async |client| {
+            const ASKED: &str = "($1::text IS NULL OR component = $1) AND ($2::text IS NULL OR severity = $2)
+                AND ($3::text IS NULL OR kind = $3) AND ($4::text IS NULL OR status = $4)
+                AND ($5::bigint IS NULL OR triggered_ms >= $5) AND ($6::bigint IS NULL OR triggered_ms <= $6)";
+            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                [&asked.component, &asked.severity, &asked.kind, &asked.status, &asked.from, &asked.to];
+            let count = format!("SELECT count(*) FROM alerts WHERE {ASKED}");
+            let total: i64 = client.query_one(&count, &values).await.map_err(refused)?.get(0);
+            let page = format!(
+                "SELECT alert FROM alerts WHERE {ASKED} ORDER BY triggered_ms DESC, id DESC LIMIT {limit} OFFSET {skip}"
+            );
+            let alerts = client.query(&page, &values).await.map_err(refused)?;
+            Ok(AlertPage { alerts: rows::list("alert", &first_column(&alerts))?, total: total.unsigned_abs() })
+        })
+        .await
+    }
+
+    pub(super) async fn alert(&self, id: String) -> Result<Option<Alert>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT alert FROM alerts WHERE id = $1";
+            let mut found = client.query(sql, &[&id]).await.map_err(refused)?;
+            if found.is_empty() {
+                let sql = "SELECT alert FROM alerts WHERE alert::json ->> 'alert_id' = $1 LIMIT 1";
+                found = client.query(sql, &[&id]).await.map_err(refused)?;
+            }
+            found.first().map(|row| rows::parse("alert", row.get(0))).transpose()
+        })
+        .await
+    }
+
+    pub(super) async fn deliveries_about(&self, alerts: Vec<String>) -> Result<Vec<Delivery>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT delivery FROM deliveries WHERE alert_id = ANY($1) ORDER BY at_ms";
+            let found = client.query(sql, &[&alerts]).await.map_err(refused)?;
+            rows::list("delivery", &first_column(&found))
+        })
+        .await
+    }
+
+    pub(super) async fn dead_letters(&self, skip: usize, limit: usize) -> Result<(Vec<Notification>, u64), StoreError> {
+        self.read(async |client| {
+            let count = "SELECT count(*) FROM outbox WHERE dead";
+            let total: i64 = client.query_one(count, &[]).await.map_err(refused)?.get(0);
+            let page =
+                format!("SELECT notification FROM outbox WHERE dead ORDER BY position LIMIT {limit} OFFSET {skip}");
+            let found = client.query(&page, &[]).await.map_err(refused)?;
+            Ok((rows::list("notification", &first_column(&found))?, total.unsigned_abs()))
+        })
+        .await
+    }
+
+    pub(super) async fn events_after(&self, sequence: i64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        self.read(async |client| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let sql = "SELECT event FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2";
+            let found = client.query(sql, &[&sequence, &limit]).await.map_err(refused)?;
+            rows::list("event", &first_column(&found))
+        })
+        .await
+    }
+
+    pub(super) async fn facts(&self, kind: &'static str) -> Result<Vec<(String, i64, String)>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT name, at_ms, value FROM facts WHERE kind = $1 ORDER BY at_ms, name";
+            let found = client.query(sql, &[&kind]).await.map_err(refused)?;
+            Ok(found.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+        })
+        .await
+    }
+
     pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         self.read(async |client| {
             let found = client
@@ -371,6 +451,15 @@ impl Postgres {
                     "DELETE FROM fleet_minutes WHERE at_ms IN (SELECT at_ms FROM fleet_minutes WHERE at_ms < $1 LIMIT $2)",
                     checks_before,
                 ),
+                (
+                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < $1 LIMIT $2)",
+                    checks_before,
+                ),
+                (
+                    "DELETE FROM facts WHERE kind = 'seen' AND name IN
+                         (SELECT name FROM facts WHERE kind = 'seen' AND at_ms < $1 LIMIT $2)",
+                    checks_before,
+                ),
             ] {
                 deleted += client.execute(statement, &[&before, &PAGE]).await.map_err(refused)?;
             }
@@ -379,7 +468,6 @@ impl Postgres {
                 for statement in [
                     "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < $1 LIMIT $2)",
                     "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < $1 LIMIT $2)",
-                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < $1 LIMIT $2)",
                     "DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE end_ms < $1 LIMIT $2)",
                     "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries WHERE at_ms < $1 LIMIT $2)",
                 ] {
@@ -513,13 +601,15 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
         let list = &batch.deliveries;
         transaction
             .execute(
-                "INSERT INTO deliveries (id, outage_id, at_ms, delivery)
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO deliveries (id, outage_id, at_ms, delivery, alert_id)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
+                 ON CONFLICT (id) DO NOTHING",
                 &[
                     &column(list, |delivery| delivery.id.clone()),
                     &column(list, |delivery| delivery.outage_id.map(|id| id.to_string())),
                     &column(list, |delivery| delivery.delivered_at.timestamp_millis()),
                     &texts("delivery", list)?,
+                    &column(list, |delivery| delivery.alert_id.as_str()),
                 ],
             )
             .await
@@ -586,13 +676,14 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
         let components = column(&list, |alert| &alert.component);
         let components: Vec<String> = texts("component", &components)?;
         let sequences = column(&list, |alert| i64::try_from(alert.sequence).unwrap_or(i64::MAX));
-        let status = |alert: &&crate::domain::alert::Alert| if alert.is_active() { "active" } else { "resolved" };
+        let status = |alert: &&Alert| if alert.is_living() { "active" } else { "resolved" };
         transaction
             .execute(
-                "INSERT INTO alerts (id, component, status, triggered_ms, resolved_ms, sequence, alert)
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
+                "INSERT INTO alerts (id, component, status, triggered_ms, resolved_ms, sequence, alert, kind, severity)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                     $7::text[], $8::text[], $9::text[])
                  ON CONFLICT (id) DO UPDATE SET status = excluded.status, resolved_ms = excluded.resolved_ms,
-                     sequence = excluded.sequence, alert = excluded.alert",
+                     sequence = excluded.sequence, alert = excluded.alert, severity = excluded.severity",
                 &[
                     &column(&list, |alert| alert.id.clone()),
                     &components,
@@ -601,6 +692,8 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
                     &column(&list, |alert| alert.resolved_at.map(|at| at.timestamp_millis())),
                     &sequences,
                     &texts("alert", &list)?,
+                    &column(&list, |alert| alert.kind.as_str()),
+                    &column(&list, |alert| alert.severity.as_str()),
                 ],
             )
             .await
@@ -636,19 +729,43 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
             .await
             .map_err(refused)?;
     }
+    if !batch.revived.is_empty() {
+        let sql = "UPDATE outbox SET dead = false WHERE id = ANY($1)";
+        transaction.execute(sql, &[&batch.revived]).await.map_err(refused)?;
+    }
+    for fact in &batch.facts {
+        let kind = fact.kind.as_str();
+        match &fact.value {
+            Some(value) => {
+                let sql = "INSERT INTO facts (kind, name, at_ms, value) VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (kind, name) DO UPDATE SET at_ms = excluded.at_ms, value = excluded.value";
+                transaction.execute(sql, &[&kind, &fact.name, &fact.at_ms, value]).await
+            }
+            None => transaction.execute("DELETE FROM facts WHERE kind = $1 AND name = $2", &[&kind, &fact.name]).await,
+        }
+        .map_err(refused)?;
+    }
     if !batch.events.is_empty() {
         transaction
             .execute(
-                "INSERT INTO events (sequence, at_ms, event) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])
-                 ON CONFLICT (sequence) DO NOTHING",
+                "INSERT INTO events (sequence, at_ms, event, kind)
+                 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) ON CONFLICT (sequence) DO NOTHING",
                 &[
                     &column(&batch.events, |event| event.sequence),
                     &column(&batch.events, |event| event.at.timestamp_millis()),
                     &texts("event", &batch.events)?,
+                    &column(&batch.events, |event| event.kind.as_str()),
                 ],
             )
             .await
             .map_err(refused)?;
+        let snapshots = batch.events.iter().filter(|event| event.kind == EventKind::SnapshotUpdated);
+        if let Some(newest) = snapshots.map(|event| event.sequence).max() {
+            // A picture of the whole fleet is large, and only the newest is of use.
+            let sql = "DELETE FROM events WHERE kind = $1 AND sequence < $2";
+            let kind = EventKind::SnapshotUpdated.as_str();
+            transaction.execute(sql, &[&kind, &newest]).await.map_err(refused)?;
+        }
     }
     if !batch.checks.is_empty() {
         let list = &batch.checks;
@@ -674,6 +791,10 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
 /// One column of many rows.
 fn column<'a, T, C>(rows: &'a [T], value: impl Fn(&'a T) -> C) -> Vec<C> {
     rows.iter().map(value).collect()
+}
+
+fn first_column(rows: &[tokio_postgres::Row]) -> Vec<String> {
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Many rows as JSON.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Restored;
-use crate::domain::alert::Component;
+use super::{AlertFilter, Restored};
+use crate::domain::alert::{AlertType, Component, Severity};
 use crate::domain::check::CheckBatch;
 use crate::domain::service::ServiceName;
 use crate::store::StoreError;
@@ -23,6 +23,29 @@ pub(super) fn parse<T: DeserializeOwned>(what: &'static str, text: &str) -> Resu
 /// The key of a service: names are unique ignoring case.
 pub(super) fn key(name: &ServiceName) -> String {
     name.as_str().to_ascii_lowercase()
+}
+
+/// What an [`AlertFilter`] asks for, as columns; an absent value asks for nothing.
+pub(super) struct AskedAlerts {
+    pub component: Option<String>,
+    pub severity: Option<&'static str>,
+    pub kind: Option<&'static str>,
+    pub status: Option<&'static str>,
+    pub from: Option<i64>,
+    pub to: Option<i64>,
+}
+
+impl AskedAlerts {
+    pub fn of(filter: &AlertFilter) -> Result<Self, StoreError> {
+        Ok(Self {
+            component: filter.component.as_ref().map(|component| json("component", component)).transpose()?,
+            severity: filter.severity.map(Severity::as_str),
+            kind: filter.kind.map(AlertType::as_str),
+            status: filter.living.map(|living| if living { "active" } else { "resolved" }),
+            from: filter.from.map(|at| at.timestamp_millis()),
+            to: filter.to.map(|at| at.timestamp_millis()),
+        })
+    }
 }
 
 /// The text columns a restore reads, in both homes; JSON and keys are turned into values here.

@@ -14,10 +14,14 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
-use super::{Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead, Since};
+use super::{
+    AlertFilter, AlertPage, Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead,
+    Since,
+};
+use crate::domain::alert::Alert;
 use crate::domain::check::name_hash;
-use crate::domain::event::RECENT;
-use crate::domain::notification::Delivery;
+use crate::domain::event::{Event, EventKind, RECENT};
+use crate::domain::notification::{Delivery, Notification};
 use crate::domain::outage::Outage;
 use crate::domain::rollup::Rollup;
 use crate::store::StoreError;
@@ -36,7 +40,11 @@ pub struct Sqlite {
 }
 
 /// Schema versions, oldest first; each is applied once, in one transaction with its number.
-const MIGRATIONS: [&str; 2] = [include_str!("migrations/sqlite_1.sql"), include_str!("migrations/sqlite_2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/sqlite_1.sql"),
+    include_str!("migrations/sqlite_2.sql"),
+    include_str!("migrations/sqlite_3.sql"),
+];
 
 impl Sqlite {
     pub(super) async fn open(path: Option<PathBuf>) -> Result<Self, StoreError> {
@@ -178,6 +186,82 @@ impl Sqlite {
         .await
     }
 
+    pub(super) async fn alerts(&self, filter: AlertFilter, skip: usize, limit: usize) -> Result<AlertPage, StoreError> {
+        self.read(move |connection| {
+            let asked = rows::AskedAlerts::of(&filter)?;
+            let values = params![asked.component, asked.severity, asked.kind, asked.status, asked.from, asked.to];
+            let asked = "(?1 IS NULL OR component = ?1) AND (?2 IS NULL OR severity = ?2) AND (?3 IS NULL OR kind = ?3)
+                AND (?4 IS NULL OR status = ?4) AND (?5 IS NULL OR triggered_ms >= ?5)
+                AND (?6 IS NULL OR triggered_ms <= ?6)";
+            let count = format!("SELECT count(*) FROM alerts WHERE {asked}");
+            let total: i64 = connection.query_row(&count, values, |row| row.get(0)).map_err(refused)?;
+            let page = format!(
+                "SELECT alert FROM alerts WHERE {asked} ORDER BY triggered_ms DESC, id DESC LIMIT {limit} OFFSET {skip}"
+            );
+            let texts = texts(connection, &page, values).map_err(refused)?;
+            Ok(AlertPage { alerts: rows::list("alert", &texts)?, total: total.unsigned_abs() })
+        })
+        .await
+    }
+
+    pub(super) async fn alert(&self, id: String) -> Result<Option<Alert>, StoreError> {
+        self.read(move |connection| {
+            let by_id = texts(connection, "SELECT alert FROM alerts WHERE id = ?1", [&id]).map_err(refused)?;
+            let found = if by_id.is_empty() {
+                let by_alert_id = "SELECT alert FROM alerts WHERE json_extract(alert, '$.alert_id') = ?1 LIMIT 1";
+                texts(connection, by_alert_id, [&id]).map_err(refused)?
+            } else {
+                by_id
+            };
+            found.first().map(|text| rows::parse("alert", text)).transpose()
+        })
+        .await
+    }
+
+    pub(super) async fn deliveries_about(&self, alerts: Vec<String>) -> Result<Vec<Delivery>, StoreError> {
+        self.read(move |connection| {
+            let list = json("alert ids", &alerts)?;
+            let sql =
+                "SELECT delivery FROM deliveries WHERE alert_id IN (SELECT value FROM json_each(?1)) ORDER BY at_ms";
+            rows::list("delivery", &texts(connection, sql, [list]).map_err(refused)?)
+        })
+        .await
+    }
+
+    pub(super) async fn dead_letters(&self, skip: usize, limit: usize) -> Result<(Vec<Notification>, u64), StoreError> {
+        self.read(move |connection| {
+            let count = "SELECT count(*) FROM outbox WHERE dead";
+            let total: i64 = connection.query_row(count, [], |row| row.get(0)).map_err(refused)?;
+            let page =
+                format!("SELECT notification FROM outbox WHERE dead ORDER BY position LIMIT {limit} OFFSET {skip}");
+            let texts = texts(connection, &page, []).map_err(refused)?;
+            Ok((rows::list("notification", &texts)?, total.unsigned_abs()))
+        })
+        .await
+    }
+
+    pub(super) async fn events_after(&self, sequence: i64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        self.read(move |connection| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let sql = "SELECT event FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
+            rows::list("event", &texts(connection, sql, params![sequence, limit]).map_err(refused)?)
+        })
+        .await
+    }
+
+    pub(super) async fn facts(&self, kind: &'static str) -> Result<Vec<(String, i64, String)>, StoreError> {
+        self.read(move |connection| {
+            let mut query = connection
+                .prepare_cached("SELECT name, at_ms, value FROM facts WHERE kind = ?1 ORDER BY at_ms, name")
+                .map_err(refused)?;
+            query
+                .query_map([kind], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .and_then(Iterator::collect)
+                .map_err(refused)
+        })
+        .await
+    }
+
     pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         self.read(move |connection| {
             // A run that began before the range may reach into it: the one before the first is looked at too.
@@ -258,6 +342,15 @@ impl Sqlite {
                     "DELETE FROM fleet_minutes WHERE at_ms IN (SELECT at_ms FROM fleet_minutes WHERE at_ms < ?1 LIMIT ?2)",
                     checks_before,
                 ),
+                (
+                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < ?1 LIMIT ?2)",
+                    checks_before,
+                ),
+                (
+                    "DELETE FROM facts WHERE kind = 'seen' AND name IN
+                         (SELECT name FROM facts WHERE kind = 'seen' AND at_ms < ?1 LIMIT ?2)",
+                    checks_before,
+                ),
             ] {
                 deleted += connection.execute(statement, params![before, PAGE]).map_err(refused)?;
             }
@@ -266,7 +359,6 @@ impl Sqlite {
                 for statement in [
                     "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < ?1 LIMIT ?2)",
                     "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < ?1 LIMIT ?2)",
-                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < ?1 LIMIT ?2)",
                     "DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE end_ms < ?1 LIMIT ?2)",
                     "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries WHERE at_ms < ?1 LIMIT ?2)",
                 ] {
@@ -456,12 +548,13 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
     }
     for delivery in &batch.deliveries {
         run(
-            "INSERT OR IGNORE INTO deliveries (id, outage_id, at_ms, delivery) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR IGNORE INTO deliveries (id, outage_id, at_ms, delivery, alert_id) VALUES (?1, ?2, ?3, ?4, ?5)",
             &[
                 &delivery.id,
                 &delivery.outage_id.map(|id| id.to_string()),
                 &delivery.delivered_at.timestamp_millis(),
                 &json("delivery", delivery)?,
+                &delivery.alert_id,
             ],
         )?;
     }
@@ -500,16 +593,19 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
         let component = json("component", &alert.component)?;
         let sequence = i64::try_from(alert.sequence).unwrap_or(i64::MAX);
         run(
-            "INSERT OR REPLACE INTO alerts (id, component, status, triggered_ms, resolved_ms, sequence, alert)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO alerts
+                 (id, component, status, triggered_ms, resolved_ms, sequence, alert, kind, severity)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             &[
                 &alert.id,
                 &component,
-                &(if alert.is_active() { "active" } else { "resolved" }),
+                &(if alert.is_living() { "active" } else { "resolved" }),
                 &alert.triggered_at.timestamp_millis(),
                 &alert.resolved_at.map(|at| at.timestamp_millis()),
                 &sequence,
                 &json("alert", alert)?,
+                &alert.kind.as_str(),
+                &alert.severity.as_str(),
             ],
         )?;
         run(
@@ -531,11 +627,28 @@ fn write(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), StoreError>
     for id in &batch.dead {
         run("UPDATE outbox SET dead = 1 WHERE id = ?1", &[id])?;
     }
+    for id in &batch.revived {
+        run("UPDATE outbox SET dead = 0 WHERE id = ?1", &[id])?;
+    }
+    for fact in &batch.facts {
+        let kind = fact.kind.as_str();
+        match &fact.value {
+            Some(value) => run(
+                "INSERT OR REPLACE INTO facts (kind, name, at_ms, value) VALUES (?1, ?2, ?3, ?4)",
+                &[&kind, &fact.name, &fact.at_ms, value],
+            )?,
+            None => run("DELETE FROM facts WHERE kind = ?1 AND name = ?2", &[&kind, &fact.name])?,
+        }
+    }
     for event in &batch.events {
         run(
-            "INSERT OR REPLACE INTO events (sequence, at_ms, event) VALUES (?1, ?2, ?3)",
-            &[&event.sequence, &event.at.timestamp_millis(), &json("event", event)?],
+            "INSERT OR REPLACE INTO events (sequence, at_ms, event, kind) VALUES (?1, ?2, ?3, ?4)",
+            &[&event.sequence, &event.at.timestamp_millis(), &json("event", event)?, &event.kind.as_str()],
         )?;
+        if event.kind == EventKind::SnapshotUpdated {
+            // A picture of the whole fleet is large, and only the newest is of use.
+            run("DELETE FROM events WHERE kind = ?1 AND sequence < ?2", &[&event.kind.as_str(), &event.sequence])?;
+        }
     }
     for checks in &batch.checks {
         run(
