@@ -1,6 +1,7 @@
 //! The HTTP interface: every route on one page. What comes before routing (keys, limits, request ids) is in [`gate`],
 //! what comes before HTTP (sockets, deadlines) in [`serve`].
 
+mod alerts;
 pub mod auth;
 mod endpoints;
 mod error;
@@ -82,6 +83,14 @@ pub fn router(state: ApiState) -> Router {
         .route("/maintenance", get(maintenance::list).post(maintenance::create))
         .route("/maintenance/active", get(maintenance::active))
         .route("/maintenance/{id}", get(maintenance::show).put(maintenance::update).delete(maintenance::remove))
+        .route("/alerts", get(alerts::overview))
+        .route("/alerts/active", get(alerts::active))
+        .route("/alerts/history", get(alerts::history))
+        .route("/alerts/{id}", get(alerts::show))
+        .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/alerts/{id}/clear", post(alerts::clear))
+        .route("/alerts/{id}/resolve", post(alerts::resolve))
+        .route("/api/health/alerts", get(alerts::newest))
         .route("/config/reload", post(services::reload))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)

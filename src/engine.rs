@@ -1,6 +1,7 @@
 //! The pipeline: probe, classify, advance, commit, show. Owns live state; no check and no request waits for a database
 //! read. Checks of different services run side by side under limits; the steps of one service never overlap.
 
+pub mod alerts;
 pub mod commit;
 pub mod counters;
 mod evaluate;
@@ -41,7 +42,6 @@ use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
 use crate::clock::Clock;
-use crate::domain::alert::Told;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
 use crate::domain::event::{Event, EventKind};
@@ -583,11 +583,18 @@ impl Engine {
         for event in transition.events {
             self.live.events.push(event);
         }
-        let mut settled = Vec::new();
+        let (mut settled, mut changed) = (Vec::new(), Vec::new());
         for alert_id in &transition.withdrawn {
-            settled.extend(self.outbox.withdraw(alert_id));
+            let (taken, struck) = self.outbox.withdraw(alert_id);
+            settled.extend(taken);
+            changed.extend(struck);
         }
-        self.outbox.owe(transition.owed, self.clock.now());
+        self.outbox.owe(transition.owed, self.clock.now(), self.config().notify.group_wait);
+        if !changed.is_empty() {
+            let mut beside = Transition::default();
+            beside.beside.owed = changed;
+            drop(self.commit.transition(beside));
+        }
         self.settle(settled);
     }
 
@@ -600,17 +607,13 @@ impl Engine {
         }
     }
 
-    /// A receiver has said yes: its rows go, and the alert knows that it was sent.
-    pub(crate) fn delivered(&self, delivery: Delivery, ids: Vec<String>) {
+    /// A receiver has said yes: its rows go, and the alerts know that they were sent.
+    pub(crate) fn delivered(&self, deliveries: Vec<Delivery>, ids: Vec<String>) {
         let mut judge = self.judge();
         let mut transition = Transition::default();
         transition.beside.settled = ids;
-        let alert = judge.delivered(&delivery.alert_id);
-        transition.beside.deliveries.push(delivery);
-        if let Some(alert) = alert {
-            debug_assert_eq!(alert.told, Told::Yes);
-            transition.alerts.push(alert);
-        }
+        transition.alerts = judge.delivered(&deliveries.iter().map(|known| known.alert_id.as_str()).collect());
+        transition.beside.deliveries = deliveries;
         drop(self.commit.transition(transition));
     }
 

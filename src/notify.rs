@@ -65,6 +65,11 @@ impl Receiver {
     pub fn takes_digests(&self) -> bool {
         self.channel.takes_digests()
     }
+
+    /// Only so many messages a minute may go there. A log line disturbs nobody.
+    pub fn is_limited(&self) -> bool {
+        !matches!(self.channel, Channel::Log)
+    }
 }
 
 /// A configured channel.

@@ -10,7 +10,6 @@
 //! page.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -24,17 +23,21 @@ use super::registry::Registry;
 use super::service::{Service, ServiceName};
 use super::state::ServiceState;
 use super::status::Status;
-use super::time::{Stamp, round2};
-use super::window::Counts;
+use super::time::Stamp;
+use super::window::{Counts, Parts};
 
-/// Answers looked at for `high_response_time`, how many of them raise it, and how many it resolves with: CONTRACT.md 10.4.
-const LATEST: usize = 5;
-const RAISE_AT: usize = 3;
-const RESOLVE_AT: usize = 1;
 /// Unhealthy checks in a row that make a service a failed dependency or a root cause: CONTRACT.md 10.5.
 const FAILED_AT: u32 = 2;
-/// Failed checks an error rate needs: one lost packet is no page, CONTRACT.md 10.4.
-const ERROR_RATE_MIN_FAILURES: u64 = 2;
+
+mod conditions;
+mod fleet;
+mod life;
+
+use self::conditions::{
+    Judged, down_condition, error_rate_condition, failed, flapping_condition, response_time_condition, uptime_condition,
+};
+pub use self::fleet::{HostTrouble, SystemTrouble};
+pub use self::life::NotLiving;
 
 type Key = (Component, AlertType);
 
@@ -47,6 +50,8 @@ struct Past {
     resolved_at: Option<DateTime<Utc>>,
     /// It was told, or held back because its root was: either way the story is known.
     known: bool,
+    /// Somebody resolved it while its condition may still hold.
+    by_hand: bool,
 }
 
 impl Past {
@@ -58,6 +63,7 @@ impl Past {
             last_notified: alert.last_notified,
             resolved_at: alert.resolved_at,
             known: alert.told != Told::No || alert.root_cause.is_some(),
+            by_hand: alert.resolved_by.is_some(),
         }
     }
 }
@@ -75,6 +81,10 @@ pub struct Judge {
     alerts: BTreeMap<Key, Alert>,
     past: HashMap<Key, Past>,
     failed: HashMap<ServiceName, Failed>,
+    /// Rises when that changes.
+    turns: u64,
+    /// What the rules over all services were last judged at: the turn, and when.
+    fleet_judged: Option<(u64, DateTime<Utc>)>,
     sequences: HashMap<Component, u64>,
 }
 
@@ -198,6 +208,7 @@ impl Judge {
             self.judge_conditions(bench, &mut decision, service, state, latest_ms, told);
         }
         let membership_changed = was_failed.is_some() != now_failed.is_some();
+        self.turns += u64::from(was_failed != now_failed);
         let outage_changed = was_failed.and_then(|f| f.outage).map(|o| o.id)
             != now_failed.as_ref().and_then(|f| f.outage.as_ref()).map(|o| o.id);
         if membership_changed || outage_changed {
@@ -220,17 +231,16 @@ impl Judge {
         let flapping = state.flaps.flapping.then(|| flapping_condition(service, state));
         self.apply(bench, decision, service, AlertType::Flapping, flapping, told);
         let down = if service.is_infrastructure() { AlertType::InfrastructureDown } else { AlertType::ServiceDown };
-        let holding = self.down_condition(bench, service, state, down);
+        let impacted = self.impacted(bench.registry, &service.name);
+        let holding = down_condition(service, state, down, impacted);
         // While the outage is open and the recovery not yet confirmed the alert stays as it is.
         if holding.is_some() || state.outage.is_none() {
             self.apply(bench, decision, service, down, holding, told);
         }
-        match response_time_condition(service, latest_ms) {
-            Judged::Holds(condition) => {
-                self.apply(bench, decision, service, AlertType::HighResponseTime, Some(condition), told);
-            }
-            Judged::Over => self.apply(bench, decision, service, AlertType::HighResponseTime, None, told),
-            Judged::Undecided => {}
+        let slow = response_time_condition(service, latest_ms);
+        self.apply_judged(bench, decision, service, AlertType::HighResponseTime, slow, told);
+        if state.outage.is_none() {
+            self.apply(bench, decision, service, AlertType::LongOutage, None, told);
         }
         if state.status == Status::Unhealthy {
             self.stand_alone(bench, decision, service, told);
@@ -249,81 +259,22 @@ impl Judge {
         if bench.is_quiet(&service.name) {
             return decision;
         }
-        let rate = counts.error_rate();
-        let enough =
-            counts.checks >= bench.policy.error_rate_min_checks && counts.not_healthy() >= ERROR_RATE_MIN_FAILURES;
-        let limits = &service.limits;
-        let told = Telling { service: Some(service), from: state.status, to: state.status, ended: None };
-        if rate < limits.error_rate_warning {
-            self.apply(bench, &mut decision, service, AlertType::HighErrorRate, None, told);
-        } else if enough {
-            let critical = rate >= limits.error_rate_critical;
-            let minutes = bench.policy.error_rate_window.as_secs_f64() / 60.0;
-            let condition = Condition {
-                severity: performance_severity(service, critical),
-                threshold: Some(if critical { limits.error_rate_critical } else { limits.error_rate_warning }),
-                value: Some(rate),
-                title: format!("High error rate: {}", service.name),
-                message: format!("High error rate: {}%", round2(rate * 100.0)),
-                description: format!(
-                    "{} of {} checks of {} failed in {} minutes",
-                    counts.not_healthy(),
-                    counts.checks,
-                    service.name,
-                    round2(minutes)
-                ),
-                details: details(state),
-            };
-            self.apply(bench, &mut decision, service, AlertType::HighErrorRate, Some(condition), told);
-        }
+        let told = Telling::now(service, state.status);
+        let judged = error_rate_condition(service, state, counts, bench.policy);
+        self.apply_judged(bench, &mut decision, service, AlertType::HighErrorRate, judged, told);
         decision
     }
 
-    /// Raises or resolves an alert about the monitor itself.
-    pub fn own_trouble(&mut self, bench: Bench<'_>, component: Component, what: Option<&str>) -> Decision {
+    /// Judges the uptime of `service` over the last 24 hours. Asked on the same beat.
+    pub fn uptime(&mut self, bench: Bench<'_>, service: &Service, state: &ServiceState, parts: Parts) -> Decision {
         let mut decision = Decision::default();
-        let key = (component, AlertType::MonitorImpaired);
-        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
-        match what {
-            Some(what) => {
-                let condition = Condition {
-                    severity: Severity::High,
-                    threshold: None,
-                    value: None,
-                    title: "Monitoring impaired".to_owned(),
-                    message: what.to_owned(),
-                    description: what.to_owned(),
-                    details: AlertDetails::default(),
-                };
-                self.raise(bench, &mut decision, key, condition, told, None);
-            }
-            None => self.resolve(bench, &mut decision, &key, told),
+        if bench.is_quiet(&service.name) {
+            return decision;
         }
+        let judged = uptime_condition(service, state, parts);
+        let told = Telling::now(service, state.status);
+        self.apply_judged(bench, &mut decision, service, AlertType::LowUptime, judged, told);
         decision
-    }
-
-    /// Tells what has waited for its time, and escalates. Asked about once a second.
-    pub fn on_time(&mut self, bench: Bench<'_>) -> Decision {
-        let mut decision = Decision::default();
-        let keys: Vec<Key> = self.alerts.keys().cloned().collect();
-        for key in keys {
-            let service = key.0.service().and_then(|name| bench.registry.find(name)).cloned();
-            let status = if self.is_failed(&key.0) { Status::Unhealthy } else { Status::Unknown };
-            let told = Telling { service: service.as_deref(), from: status, to: status, ended: None };
-            if key.0.service().is_some_and(|name| bench.is_quiet(name)) {
-                continue;
-            }
-            self.tell_if_due(bench, &mut decision, &key, told);
-            self.escalate_if_due(bench, &mut decision, &key, told);
-        }
-        decision
-    }
-
-    /// A receiver has said yes to a message about `alert_id`. Returns the alert if that was news.
-    pub fn delivered(&mut self, alert_id: &str) -> Option<Alert> {
-        let alert = self.alerts.values_mut().find(|alert| alert.id == alert_id && alert.told != Told::Yes)?;
-        alert.told = Told::Yes;
-        Some(alert.clone())
     }
 
     /// The registry has changed: alerts whose service is gone or at rest, or whose rule does not apply any more, resolve;
@@ -336,7 +287,7 @@ impl Judge {
         let components: Vec<ServiceName> =
             self.alerts.keys().filter_map(|(component, _)| component.service().cloned()).collect();
         for name in components.iter().chain(&self.failed.keys().cloned().collect::<Vec<_>>()) {
-            let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
+            let told = Telling::NOBODY;
             let key = |kind| (Component::Service(name.clone()), kind);
             match watched(name) {
                 None => {
@@ -379,7 +330,7 @@ impl Judge {
         let mut decision = Decision::default();
         let told = Telling { service: Some(service), from: status, to: status, ended: Some(closed) };
         self.failed.remove(&service.name);
-        for kind in [AlertType::ServiceDown, AlertType::InfrastructureDown] {
+        for kind in [AlertType::ServiceDown, AlertType::InfrastructureDown, AlertType::LongOutage] {
             self.resolve(bench, &mut decision, &(Component::Service(service.name.clone()), kind), told);
         }
         self.dependents_of(bench, &mut decision, &service.name, false);
@@ -399,7 +350,7 @@ impl Judge {
     /// A service that is no longer watched: its alerts resolve, and it explains nothing any more.
     pub fn forget(&mut self, bench: Bench<'_>, name: &ServiceName) -> Decision {
         let mut decision = Decision::default();
-        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
+        let told = Telling::NOBODY;
         for kind in AlertType::OF_SERVICES.iter().copied() {
             self.resolve(bench, &mut decision, &(Component::Service(name.clone()), kind), told);
         }
@@ -407,53 +358,6 @@ impl Judge {
             self.dependents_of(bench, &mut decision, name, false);
         }
         decision
-    }
-
-    fn down_condition(
-        &self,
-        bench: Bench<'_>,
-        service: &Service,
-        state: &ServiceState,
-        kind: AlertType,
-    ) -> Option<Condition> {
-        let count = state.failing_count();
-        let limits = &service.limits;
-        if count < limits.consecutive_failures_warning && state.outage.is_none() || count == 0 {
-            return None;
-        }
-        let at_limit = count >= limits.consecutive_failures_critical;
-        let severity = match kind {
-            AlertType::InfrastructureDown => Severity::Critical,
-            _ if at_limit || (service.critical && state.outage.is_some()) => Severity::Critical,
-            _ if service.critical => Severity::High,
-            _ => Severity::Medium,
-        };
-        let threshold = match kind {
-            AlertType::ServiceDown if at_limit => limits.consecutive_failures_critical,
-            _ => limits.consecutive_failures_warning,
-        };
-        let name = &service.name;
-        let (title, message, description) = match kind {
-            AlertType::InfrastructureDown => {
-                let message = format!("Infrastructure component {name} is unavailable");
-                (format!("Infrastructure DOWN: {name}"), message.clone(), message)
-            }
-            _ => (
-                format!("Service DOWN: {name}"),
-                format!("Service {name} is down"),
-                format!("Service has failed {count} consecutive health checks"),
-            ),
-        };
-        let details = AlertDetails { impacted: self.impacted(bench.registry, name), ..details(state) };
-        Some(Condition {
-            severity,
-            threshold: Some(f64::from(threshold)),
-            value: Some(f64::from(count)),
-            title,
-            message,
-            description,
-            details,
-        })
     }
 
     /// Dependents that fail now, or whose critical path is broken now; nearest first.
@@ -484,6 +388,22 @@ impl Judge {
         }
     }
 
+    fn apply_judged(
+        &mut self,
+        bench: Bench<'_>,
+        decision: &mut Decision,
+        service: &Service,
+        kind: AlertType,
+        judged: Judged,
+        told: Telling<'_>,
+    ) {
+        match judged {
+            Judged::Holds(condition) => self.apply(bench, decision, service, kind, Some(condition), told),
+            Judged::Over => self.apply(bench, decision, service, kind, None, told),
+            Judged::Undecided => {}
+        }
+    }
+
     /// Its service is flapping, and that has a notice of its own.
     fn waits_for_calm(&self, key: &Key) -> bool {
         key.1 != AlertType::Flapping && self.alerts.contains_key(&(key.0.clone(), AlertType::Flapping))
@@ -499,10 +419,13 @@ impl Judge {
         {
             return Some((alert.id.clone(), Some(root)));
         }
-        if kind != AlertType::HighErrorRate {
+        if !matches!(kind, AlertType::HighErrorRate | AlertType::LowUptime) {
             return None;
         }
         let own = self.down_alert(name).map(|alert| alert.id.clone());
+        if kind == AlertType::LowUptime {
+            return own.map(|id| (id, None));
+        }
         let window = bench.policy.error_rate_window;
         own.or_else(|| {
             let component = Component::Service(name.clone());
@@ -534,6 +457,13 @@ impl Judge {
         let waits = self.waits_for_calm(&key);
         let past = self.past.get(&key);
         let is_new = !self.alerts.contains_key(&key);
+        // What somebody resolved by hand is not raised anew before the cooldown has passed.
+        let set_aside = |past: &Past| {
+            past.by_hand && past.resolved_at.is_some_and(|at| at <= now && now < at + bench.policy.cooldown)
+        };
+        if is_new && past.is_some_and(set_aside) {
+            return;
+        }
         if is_new {
             let alert = new_alert(&key, &condition, past, bench);
             self.alerts.insert(key.clone(), alert);
@@ -563,7 +493,8 @@ impl Judge {
             _ => {}
         }
         // A held-back alert rises in silence; a raise that is still on its way takes the rise along (group wait).
-        if rises && !waits && alert.told != Told::No && alert.suppressed_by.is_none() && sendable(alert, bench.policy) {
+        let silent = waits || alert.cleared || alert.told == Told::No || alert.suppressed_by.is_some();
+        if rises && !silent && sendable(alert, bench.policy) {
             owe(alert, sequence, &mut self.sequences, now);
             decision.notices.push(told.notice(NoticeKind::AlertSeverityRaised, alert, open_outage, now));
         }
@@ -595,7 +526,7 @@ impl Judge {
         let cooling = alert.severity < Severity::Critical && alert.notify_after.is_some_and(waits_until);
         // A broken dependency always has a root, and it is the root that is told.
         let is_consequence = alert.kind == AlertType::DependencyFailure;
-        let held = alert.suppressed_by.is_some() || waits || cooling || is_consequence;
+        let held = alert.suppressed_by.is_some() || alert.cleared || waits || cooling || is_consequence;
         if alert.told != Told::No || held || !sendable(alert, bench.policy) {
             return;
         }
@@ -607,41 +538,12 @@ impl Judge {
         decision.note(alert);
     }
 
-    fn escalate_if_due(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
-        let outage = self.failed_outage(&key.0);
-        let restless = self.waits_for_calm(key);
-        let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
-        let Some(alert) = self.alerts.get_mut(key) else {
-            return;
-        };
-        let policy = bench.policy;
-        // The wall clock was set back: the time is counted from now.
-        alert.escalates_from = alert.escalates_from.map(|from| from.min(bench.now));
-        let due = alert.escalates_from.is_some_and(|from| bench.now >= from + policy.escalation);
-        let may = alert.told != Told::No
-            && alert.suppressed_by.is_none()
-            && alert.escalation_level < policy.max_escalations
-            && policy.escalation > Duration::ZERO
-            && policy.enabled
-            && alert.kind != AlertType::Flapping
-            && !restless;
-        if !due || !may {
-            return;
-        }
-        alert.escalation_level += 1;
-        if alert.escalation_level == 1 && alert.severity != alert.severity.raised() {
-            alert.severity = alert.severity.raised();
-            decision.happened.push((EventKind::AlertSeverityRaised, alert.clone()));
-        }
-        alert.escalates_from = Some(bench.now);
-        alert.updated_at = bench.now;
-        owe(alert, sequence, &mut self.sequences, bench.now);
-        decision.notices.push(told.notice(NoticeKind::AlertEscalated, alert, outage, bench.now));
-        decision.note(alert);
-    }
-
     fn resolve(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
         let Some(mut alert) = self.alerts.remove(key) else {
+            // The condition is over: when it comes back, that is news.
+            if let Some(past) = self.past.get_mut(key) {
+                past.by_hand = false;
+            }
             return;
         };
         alert.status = AlertStatus::Resolved;
@@ -782,7 +684,15 @@ struct Telling<'a> {
     ended: Option<&'a Outage>,
 }
 
-impl Telling<'_> {
+impl<'a> Telling<'a> {
+    /// Nothing but time has changed.
+    fn now(service: &'a Service, status: Status) -> Self {
+        Self { service: Some(service), from: status, to: status, ended: None }
+    }
+
+    /// About no service.
+    const NOBODY: Self = Self { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
+
     fn notice(&self, kind: NoticeKind, alert: &Alert, outage: Option<Outage>, at: DateTime<Utc>) -> Notice {
         Notice {
             kind,
@@ -794,73 +704,6 @@ impl Telling<'_> {
             protocol: self.service.map(|service| service.protocol.as_str().to_owned()),
             at,
         }
-    }
-}
-
-fn flapping_condition(service: &Service, state: &ServiceState) -> Condition {
-    let name = &service.name;
-    Condition {
-        severity: if service.critical { Severity::Medium } else { Severity::Low },
-        threshold: None,
-        value: None,
-        title: format!("Flapping: {name}"),
-        message: format!("Service {name} alternates between up and down"),
-        description: format!(
-            "Service {name} alternates between up and down; its other notices wait until it has settled"
-        ),
-        details: details(state),
-    }
-}
-
-enum Judged {
-    Holds(Condition),
-    /// Neither raised nor over: an alert stays as it is.
-    Undecided,
-    Over,
-}
-
-fn response_time_condition(service: &Service, latest_ms: &[u64]) -> Judged {
-    let limits = service.limits.latency;
-    let newest = &latest_ms[..latest_ms.len().min(LATEST)];
-    let slow = newest.iter().filter(|ms| **ms >= limits.warning_ms).count();
-    let very_slow = newest.iter().filter(|ms| **ms > limits.critical_ms).count();
-    if slow < RAISE_AT {
-        return if slow <= RESOLVE_AT { Judged::Over } else { Judged::Undecided };
-    }
-    let critical = very_slow >= RAISE_AT;
-    let ms = newest.first().copied().unwrap_or(0);
-    Judged::Holds(Condition {
-        severity: performance_severity(service, critical),
-        threshold: Some((if critical { limits.critical_ms } else { limits.warning_ms }) as f64),
-        value: Some(ms as f64),
-        title: format!("High response time: {}", service.name),
-        message: format!("High response time: {ms}ms"),
-        description: format!("Service {} response time is {ms}ms", service.name),
-        details: AlertDetails { response_time_ms: Some(ms as f64), ..AlertDetails::default() },
-    })
-}
-
-/// `low / medium, then medium / critical`: CONTRACT.md 10.4.
-fn performance_severity(service: &Service, critical_limit: bool) -> Severity {
-    match (critical_limit, service.critical) {
-        (false, false) => Severity::Low,
-        (false, true) | (true, false) => Severity::Medium,
-        (true, true) => Severity::Critical,
-    }
-}
-
-fn failed(state: &ServiceState) -> Option<Failed> {
-    let streak = state.failing.filter(|streak| streak.count >= FAILED_AT).map(|streak| streak.since);
-    let since = state.outage.as_ref().map(|outage| outage.started).or(streak)?;
-    Some(Failed { since, outage: state.outage.clone() })
-}
-
-fn details(state: &ServiceState) -> AlertDetails {
-    AlertDetails {
-        reason: Some(state.reason),
-        http_status: (state.http_status != 0).then_some(state.http_status),
-        response_time_ms: state.response_us.map(|us| round2(f64::from(us) / 1000.0)),
-        ..AlertDetails::default()
     }
 }
 

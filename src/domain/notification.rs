@@ -19,9 +19,6 @@ pub enum NoticeKind {
     /// Nobody has looked after it for long.
     AlertReminder,
     AlertResolved,
-    /// Of an outage without a notified alert of its own.
-    OutageOpened,
-    OutageResolved,
     /// Many at once, in one message.
     Digest,
     /// Asked for by an operator, to see whether it arrives.
@@ -36,8 +33,6 @@ impl NoticeKind {
             Self::AlertEscalated => "alert_escalated",
             Self::AlertReminder => "alert_reminder",
             Self::AlertResolved => "alert_resolved",
-            Self::OutageOpened => "outage_opened",
-            Self::OutageResolved => "outage_resolved",
             Self::Digest => "digest",
             Self::Test => "test",
         }
@@ -45,7 +40,7 @@ impl NoticeKind {
 
     /// It tells of an end.
     pub fn is_end(self) -> bool {
-        matches!(self, Self::AlertResolved | Self::OutageResolved)
+        self == Self::AlertResolved
     }
 }
 
@@ -101,6 +96,26 @@ pub struct DigestItem {
     pub impacted: usize,
     /// Rows it stands for.
     pub merged: usize,
+}
+
+impl DigestItem {
+    /// The news of `notification`, which stands for `merged` rows.
+    pub fn of(notification: &Notification, merged: usize) -> Self {
+        let notice = &notification.notice;
+        let alert = &notice.alert;
+        Self {
+            alert_id: alert.id.clone(),
+            outage_id: notice.outage.as_ref().map(|outage| outage.id).or(alert.outage_id),
+            component: alert.component.as_str().to_owned(),
+            kind: notice.kind,
+            severity: alert.severity,
+            title: alert.title.clone(),
+            at: notice.at,
+            started: alert.triggered_at,
+            impacted: alert.details.impacted.len(),
+            merged,
+        }
+    }
 }
 
 impl Digest {
@@ -229,8 +244,28 @@ pub struct Delivery {
 }
 
 impl Notification {
-    /// This message, taken at `at` after so many `attempts`.
-    pub fn delivered(&self, at: DateTime<Utc>, attempts: u32, recipients: Vec<String>) -> Delivery {
+    /// This message, taken at `at` after so many `attempts`: one delivery for each alert it tells of.
+    pub fn deliveries(&self, at: DateTime<Utc>, attempts: u32, recipients: &[String]) -> Vec<Delivery> {
+        let recipients = recipients.to_vec();
+        let Some(digest) = &self.digest else {
+            return vec![self.delivery(at, attempts, recipients)];
+        };
+        let one = |item: &DigestItem| Delivery {
+            id: format!("{}#{}", self.id, item.alert_id),
+            alert_id: item.alert_id.clone(),
+            outage_id: item.outage_id,
+            channel: self.channel.clone(),
+            kind: item.kind,
+            owed_at: item.at,
+            delivered_at: at,
+            attempts,
+            recipients: recipients.clone(),
+            text: item.title.clone(),
+        };
+        digest.items.iter().map(one).collect()
+    }
+
+    fn delivery(&self, at: DateTime<Utc>, attempts: u32, recipients: Vec<String>) -> Delivery {
         let notice = &self.notice;
         Delivery {
             id: self.id.clone(),

@@ -60,6 +60,7 @@ impl Engine {
                 judge.own_trouble(bench, Component::Records, records.as_deref()),
                 judge.own_trouble(bench, Component::Monitor, sockets),
                 judge.on_time(bench),
+                judge.fleet(bench),
             ]
         });
         if let Some(committed) = committed {
@@ -79,7 +80,7 @@ impl Engine {
         self.set_aside.get().map(String::as_str)
     }
 
-    /// Judges the error rate of every service that has failed checks in the window or an alert about them.
+    /// Judges the error rate and the uptime of every service that has failed checks or an alert about them.
     pub async fn error_rates(&self) {
         let now = self.clock.now();
         let roster = self.live.roster();
@@ -94,22 +95,29 @@ impl Engine {
             if !service.active || watched.is_retired() {
                 continue;
             }
-            let (counts, state) = {
+            let (counts, parts, state) = {
                 let inner = watched.lock();
-                let counts = inner.history.since(now, self.config().alert.error_rate_window);
-                (counts, inner.state.clone())
+                let counts = inner.history.since(now, config.alert.error_rate_window);
+                (counts, inner.history.parts(now), inner.state.clone())
             };
             let deciding = self.decide(|judge| {
-                let matters = counts.not_healthy() > 0 || judge.concerns(&service.name, &state);
+                let matters = counts.not_healthy() > 0 || parts.down > 0 || judge.concerns(&service.name, &state);
                 if !matters || watched.is_retired() {
                     return Vec::new();
                 }
-                vec![judge.error_rate(self.bench(&config, &roster.registry, &in_force, now), &service, &state, counts)]
+                let bench = self.bench(&config, &roster.registry, &in_force, now);
+                vec![judge.error_rate(bench, &service, &state, counts), judge.uptime(bench, &service, &state, parts)]
             });
             committed.extend(deciding);
         }
         // All are on their way before the first is waited for.
         join_all(committed).await;
+    }
+
+    /// What a message about many failures at once must add: without reference targets nobody can tell whether they are
+    /// theirs or ours.
+    pub(super) fn doubt_about_ourselves(&self) -> Option<String> {
+        None
     }
 
     /// A check has lately failed for want of something of our own (CONTRACT.md 7.5).

@@ -335,6 +335,8 @@ pub struct Live {
     /// The windows the counts know of.
     followed: ArcSwapOption<InForce>,
     alerts: Mutex<BTreeMap<String, Arc<Alert>>>,
+    /// The active list in order, and the generation it is of.
+    alert_list: Mutex<Option<(u64, Arc<Vec<Arc<Alert>>>)>>,
     /// Alerts that resolved since the mirror last looked, so that Redis hears of their end.
     pub(super) ended_alerts: Mutex<Vec<Arc<Alert>>>,
     pub events: Recent,
@@ -513,12 +515,21 @@ impl Live {
         self.alert_generation.load(Ordering::Acquire)
     }
 
-    /// The active list, worst first, then oldest first.
-    pub fn alerts(&self) -> Vec<Arc<Alert>> {
+    /// The active list, worst first, then oldest first; made anew only when an alert has changed.
+    pub fn alerts(&self) -> Arc<Vec<Arc<Alert>>> {
+        let generation = self.alert_generation();
+        let mut kept = held(&self.alert_list);
+        if let Some((of, list)) = &*kept
+            && *of == generation
+        {
+            return list.clone();
+        }
         let mut list: Vec<Arc<Alert>> = held(&self.alerts).values().cloned().collect();
         list.sort_by(|a, b| {
             b.severity.cmp(&a.severity).then(a.triggered_at.cmp(&b.triggered_at)).then_with(|| a.id.cmp(&b.id))
         });
+        let list = Arc::new(list);
+        *kept = Some((generation, list.clone()));
         list
     }
 

@@ -1,32 +1,42 @@
-//! Delivers what is owed until a receiver says yes: one lane per channel, so that one receiver's failure is its own.
+//! Delivers what is owed until a receiver says yes: one lane per receiver, so that one receiver's failure is its own.
 //!
-//! Rows of one alert leave in order, and those that came within the group wait leave as one. A receiver that is away is
-//! tried again with doubling back-off and jitter; while it cannot even be connected to, a look every few seconds ends
-//! the back-off as soon as it is back. When it was away for long, each alert's final state is sent instead of each step.
+//! Rows of one alert leave in order, and those that came within the group wait leave as one. Many alerts at once leave
+//! as one digest, which is a row of its own before it is sent, with one key for life. A receiver that is away is tried
+//! again with doubling back-off and jitter; while it cannot even be connected to, a look every few seconds ends the
+//! back-off as soon as it is back. When it was away for long, each alert's final state is sent instead of each step.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Engine;
-use crate::domain::notification::{Joined, Notification, join};
+use super::commit::Transition;
+use crate::domain::notification::{Digest, DigestItem, Joined, NoticeKind, Notification, join};
 use crate::domain::time::{Stamp, span};
 use crate::notify::{DeliveryError, Message, NotifyConfig, Receiver};
 
 /// Messages on their way to one receiver at once: our choice.
 const AT_ONCE: usize = 8;
+/// More alerts than this with news at once leave as one message: our choice, what a person still reads one by one.
+const STORM: usize = 10;
+/// After such a message the next waits this long, so that a storm is a few messages and not one a second: our choice.
+const STORM_WAIT: Duration = Duration::from_secs(5);
 /// Between looks at a receiver that cannot be connected to: our choice; owed messages leave within 5 s of its return.
 const LOOK_EVERY: Duration = Duration::from_millis(2500);
 /// A row refused for this long goes to the dead letters: CONTRACT.md section 13.
 const REFUSED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Longest sleep of a lane with nothing to do: our choice, a safety net under the wake-ups.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Longest one delivery may take, whatever the channel's own limit: HARDENING.md notify.2.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Every lane.
 #[derive(Debug)]
@@ -35,17 +45,18 @@ pub struct Outbox {
     retry_min: Duration,
     retry_max: Duration,
     merge_after: Duration,
-    group_wait: Duration,
 }
 
 #[derive(Debug)]
 struct Lane {
-    receiver: Receiver,
+    name: String,
+    /// May change with the settings; its name stays.
+    receiver: ArcSwap<Receiver>,
     wake: Notify,
     rows: Mutex<Rows>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rows {
     /// In the order they were owed.
     owed: VecDeque<Row>,
@@ -53,11 +64,15 @@ struct Rows {
     in_flight: HashSet<String>,
     /// Set while the receiver is away.
     away: Option<Away>,
-    /// Alerts whose message was refused.
+    /// What was refused, by subject.
     refused: HashMap<String, Refused>,
-    /// Attempts made for the alert's present message.
+    /// Attempts made for the present message, by subject.
     attempts: HashMap<String, u32>,
     last_success: Option<DateTime<Utc>>,
+    /// Messages that may leave now, of so many a minute.
+    allowance: Allowance,
+    /// No digest before this.
+    next_digest: Option<Instant>,
 }
 
 /// A message owed. Its waits run on the monotonic clock: a step of the wall clock withholds nothing.
@@ -84,7 +99,29 @@ struct Refused {
     since: DateTime<Utc>,
     until: Instant,
     tries: u32,
-    code: u16,
+    detail: String,
+}
+
+/// A bucket that fills evenly, by so many a minute, and holds a minute's worth.
+#[derive(Debug)]
+struct Allowance {
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    /// Whole messages that may leave at `now`.
+    fn refill(&mut self, now: Instant, a_minute: u32) -> usize {
+        let most = f64::from(a_minute.max(1));
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * most / 60.0).min(most);
+        self.at = now;
+        self.left as usize
+    }
+
+    /// Until the next one may.
+    fn wait(&self, a_minute: u32) -> Duration {
+        Duration::from_secs_f64((1.0 - self.left).max(0.0) * 60.0 / f64::from(a_minute.max(1)))
+    }
 }
 
 /// How one receiver stands, for `/health`.
@@ -99,23 +136,45 @@ pub struct ReceiverView {
 
 /// One message to try, with the rows it stands for.
 struct Pick {
-    alert_id: String,
+    subject: String,
     message: Message,
     closes: Vec<String>,
 }
 
+/// What a lane does next.
+enum Next {
+    Send(Vec<Pick>),
+    /// A digest was put together: it is stored before it is sent.
+    Store {
+        digest: Box<Notification>,
+        closes: Vec<String>,
+    },
+    Wait(Duration),
+}
+
 impl Outbox {
     pub(super) fn new(receivers: Vec<Receiver>, config: &NotifyConfig) -> Self {
-        let lanes = receivers
-            .into_iter()
-            .map(|receiver| Lane { receiver, wake: Notify::new(), rows: Mutex::default() })
-            .collect();
+        let now = Instant::now();
+        let lane = |receiver: Receiver| Lane {
+            name: receiver.name.clone(),
+            receiver: ArcSwap::from_pointee(receiver),
+            wake: Notify::new(),
+            rows: Mutex::new(Rows {
+                owed: VecDeque::new(),
+                in_flight: HashSet::new(),
+                away: None,
+                refused: HashMap::new(),
+                attempts: HashMap::new(),
+                last_success: None,
+                allowance: Allowance { left: f64::from(config.rate_per_minute), at: now },
+                next_digest: None,
+            }),
+        };
         Self {
-            lanes,
+            lanes: receivers.into_iter().map(lane).collect(),
             retry_min: config.retry_min,
             retry_max: config.retry_max,
             merge_after: config.merge_after,
-            group_wait: config.group_wait,
         }
     }
 
@@ -123,20 +182,28 @@ impl Outbox {
         self.lanes.len()
     }
 
-    pub fn receivers_named(&self) -> impl Iterator<Item = &str> {
-        self.lanes.iter().map(|lane| lane.receiver.name.as_str())
+    fn lane(&self, name: &str) -> Option<&Lane> {
+        self.lanes.iter().find(|lane| lane.name == name)
     }
 
-    /// Takes committed rows over. Rows of a channel that is not configured any more stay in the records.
-    pub fn owe(&self, rows: Vec<Notification>, now: DateTime<Utc>) {
+    /// Gives receivers that are known by name other settings.
+    pub fn refit(&self, receivers: Vec<Receiver>) {
+        for receiver in receivers {
+            if let Some(lane) = self.lane(&receiver.name) {
+                lane.receiver.store(Arc::new(receiver));
+                lane.wake.notify_one();
+            }
+        }
+    }
+
+    /// Takes committed rows over. Rows of a receiver that is not configured any more stay in the records.
+    pub fn owe(&self, rows: Vec<Notification>, now: DateTime<Utc>, group_wait: Duration) {
         let at = Instant::now();
         for notification in rows {
-            let Some(lane) = self.lanes.iter().find(|lane| lane.receiver.name == notification.channel) else {
-                continue;
-            };
+            let Some(lane) = self.lane(&notification.channel) else { continue };
             let age = span(notification.notice.at, now);
             let row = Row {
-                due: at + span(now, notification.due).min(self.group_wait),
+                due: at + span(now, notification.due).min(group_wait),
                 merge_from: at + self.merge_after.saturating_sub(age),
                 notification,
             };
@@ -145,22 +212,41 @@ impl Outbox {
         }
     }
 
-    /// Takes back what was not sent about an alert, and says which rows that were.
-    pub fn withdraw(&self, alert_id: &str) -> Vec<String> {
-        let mut taken = Vec::new();
+    /// Takes back what was not sent about an alert, and says which rows that were. From a digest that was not tried yet
+    /// it is struck; such a digest is returned, to be stored as it is now.
+    pub fn withdraw(&self, alert_id: &str) -> (Vec<String>, Vec<Notification>) {
+        let (mut taken, mut changed) = (Vec::new(), Vec::new());
         for lane in &self.lanes {
             let mut rows = lane.rows();
-            if !rows.in_flight.contains(alert_id) {
-                rows.owed.retain(|row| {
-                    let keep = row.about() != alert_id;
-                    if !keep {
-                        taken.push(row.notification.id.clone());
-                    }
-                    keep
-                });
+            if rows.in_flight.contains(alert_id) {
+                continue;
             }
+            let Rows { owed, attempts, .. } = &mut *rows;
+            owed.retain_mut(|row| {
+                let subject = row.subject().to_owned();
+                match &mut row.notification.digest {
+                    None if subject != alert_id => true,
+                    Some(digest) if !attempts.contains_key(&subject) => {
+                        let before = digest.items.len();
+                        digest.items.retain(|item| item.alert_id != alert_id);
+                        if digest.items.len() < before && !digest.items.is_empty() {
+                            changed.push(row.notification.clone());
+                            return true;
+                        }
+                        if digest.items.is_empty() {
+                            taken.push(row.notification.id.clone());
+                        }
+                        !digest.items.is_empty()
+                    }
+                    Some(_) => true,
+                    None => {
+                        taken.push(row.notification.id.clone());
+                        false
+                    }
+                }
+            });
         }
-        taken
+        (taken, changed)
     }
 
     /// Rows owed, and when the oldest was.
@@ -181,7 +267,7 @@ impl Outbox {
             .iter()
             .map(|lane| {
                 let rows = lane.rows();
-                let channel = lane.receiver.name.as_str();
+                let channel = lane.name.clone();
                 let refused = rows.refused.values().min_by_key(|refused| refused.since);
                 let (state, problem) = match (&rows.away, refused) {
                     (Some(away), _) => {
@@ -190,13 +276,20 @@ impl Outbox {
                     }
                     (None, Some(refused)) => {
                         let since = Stamp(refused.since);
-                        ("refusing", Some(format!("receiver {channel} refuses since {since}: HTTP {}", refused.code)))
+                        ("refusing", Some(format!("receiver {channel} refuses since {since}: {}", refused.detail)))
                     }
                     (None, None) => ("ok", None),
                 };
-                ReceiverView { channel: channel.to_owned(), state, last_success: rows.last_success.map(Stamp), problem }
+                ReceiverView { channel, state, last_success: rows.last_success.map(Stamp), problem }
             })
             .collect()
+    }
+
+    /// Sends one message outside the order of the outbox, to see whether it arrives. `None`: no such receiver.
+    pub async fn test(&self, notification: Notification) -> Option<Result<(), DeliveryError>> {
+        let lane = self.lane(&notification.channel)?;
+        let receiver = lane.receiver.load_full();
+        Some(deliver(&receiver, &Message { notification, attempt: 1, merged: 1 }).await)
     }
 
     /// Delivers on one lane until `stop`.
@@ -217,102 +310,228 @@ impl Outbox {
     /// Sends what can be sent now, one round, and says how long there is nothing to do.
     async fn step(&self, lane: &Lane, engine: &Engine) -> Duration {
         let now = Instant::now();
+        let receiver = lane.receiver.load_full();
         let away = lane.rows().away.clone().filter(|away| now < away.until);
         if let Some(away) = away {
             let look_at = away.look_at.unwrap_or(away.until);
             if now < look_at {
                 return look_at.min(away.until) - now;
             }
-            if !lane.receiver.channel.is_reachable().await {
+            if !receiver.channel.is_reachable().await {
                 if let Some(away) = &mut lane.rows().away {
                     away.look_at = Some(Instant::now() + LOOK_EVERY);
                 }
                 return LOOK_EVERY;
             }
         }
-        let picks = self.pick(lane, engine);
-        if picks.is_empty() {
-            return lane.next_due();
-        }
+        let picks = match self.next(lane, &receiver, engine) {
+            Next::Wait(wait) => return wait,
+            Next::Send(picks) => picks,
+            Next::Store { digest, closes } => {
+                let mut transition = Transition::default();
+                transition.beside.owed.push(*digest);
+                transition.beside.settled = closes;
+                let _ = engine.commit.transition(transition).await;
+                return Duration::ZERO;
+            }
+        };
         let tried = picks.into_iter().map(|pick| async {
-            let result = lane.receiver.channel.deliver(&pick.message).await;
+            let result = deliver(&receiver, &pick.message).await;
             (pick, result)
         });
         for (pick, result) in join_all(tried).await {
-            self.settle(lane, engine, pick, result);
+            self.settle(lane, &receiver, engine, pick, result);
         }
         Duration::ZERO
     }
 
-    /// The next messages, at most one for each alert.
-    fn pick(&self, lane: &Lane, engine: &Engine) -> Vec<Pick> {
-        let now = Instant::now();
+    /// The next messages, at most one for each alert; or one for all of them, when they are many.
+    fn next(&self, lane: &Lane, receiver: &Receiver, engine: &Engine) -> Next {
+        let (now, wall) = (Instant::now(), engine.clock.now());
+        let config = engine.config();
+        let (group_wait, rate) = (config.notify.group_wait, config.notify.rate_per_minute);
         let mut rows = lane.rows();
-        let mut seen = HashSet::new();
+        let allowed = if receiver.is_limited() { rows.allowance.refill(now, rate) } else { usize::MAX };
+
+        let mut seen: HashSet<&str> = HashSet::new();
         let mut groups: Vec<(bool, Vec<Notification>)> = Vec::new();
+        // Alerts with news that a digest could take along, and when the next thing is due.
+        let mut waiting = 0;
+        let mut next_due: Option<Instant> = None;
+        let sooner = |at: Instant, next: &mut Option<Instant>| *next = Some(next.map_or(at, |known| known.min(at)));
         for first in &rows.owed {
-            let alert_id = first.about();
-            if !seen.insert(alert_id) || rows.in_flight.contains(alert_id) || first.due > now {
+            let blocked = first.notification.about().any(|id| seen.contains(id) || rows.in_flight.contains(id));
+            seen.extend(first.notification.about());
+            if blocked {
                 continue;
             }
-            if rows.refused.get(alert_id).is_some_and(|refused| now < refused.until) {
+            let mut due = first.due;
+            if let Some(refused) = rows.refused.get(first.subject()) {
+                due = due.max(refused.until);
+            }
+            let quiet = receiver.quiet.as_ref();
+            let severity = first.notification.notice.alert.severity;
+            if let Some(end) = quiet.and_then(|quiet| quiet.until(wall, severity)) {
+                // Looked at again in a while: the end is a wall clock's, which may be set.
+                due = due.max(now + span(wall, end).min(LONGEST_SLEEP));
+            }
+            let is_refused = rows.refused.contains_key(first.subject());
+            waiting += usize::from(first.notification.digest.is_none() && !is_refused && due <= now + group_wait);
+            if due > now {
+                sooner(due, &mut next_due);
                 continue;
             }
-            let merging = now >= first.merge_from;
-            // Owed within the group wait of the first.
-            let together = first.due + self.group_wait;
-            let joins = |row: &&Row| row.about() == alert_id && (merging || row.due <= together);
-            groups.push((merging, rows.owed.iter().filter(joins).map(|row| row.notification.clone()).collect()));
-            if groups.len() == AT_ONCE {
-                break;
+            if groups.len() < AT_ONCE {
+                let merging = first.notification.digest.is_none() && now >= first.merge_from;
+                // Owed within the group wait of the first.
+                let together = first.due + group_wait;
+                let joins = |row: &&Row| row.subject() == first.subject() && (merging || row.due <= together);
+                let group = match first.notification.digest {
+                    Some(_) => vec![first.notification.clone()],
+                    None => rows.owed.iter().filter(joins).map(|row| row.notification.clone()).collect(),
+                };
+                groups.push((merging, group));
             }
         }
+        let is_storm = receiver.takes_digests() && (waiting > STORM || (allowed == 0 && waiting > 1));
+        if groups.is_empty() {
+            let wait = next_due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
+            return Next::Wait(wait.clamp(Duration::from_millis(5), LONGEST_SLEEP));
+        }
+        let single_digest = groups.iter().any(|(_, group)| group.iter().any(|row| row.digest.is_some()));
+        if is_storm && !single_digest {
+            if let Some(at) = rows.next_digest.filter(|at| now < *at) {
+                return Next::Wait(at - now);
+            }
+            rows.next_digest = Some(now + STORM_WAIT.max(group_wait));
+            return self.gather(lane, rows, receiver, engine);
+        }
+        if is_storm {
+            groups.retain(|(_, group)| group.iter().all(|row| row.digest.is_some()));
+        }
+        if allowed == 0 {
+            return Next::Wait(rows.allowance.wait(rate).max(Duration::from_millis(5)));
+        }
+        groups.truncate(allowed.min(AT_ONCE));
         let mut picks = Vec::new();
         for (merging, group) in groups {
             let Some(first) = group.first() else { continue };
-            let alert_id = first.notice.alert.id.clone();
+            let subject = subject_of(first).to_owned();
             match join(&group, merging) {
                 Some(Joined::Send { notification, closes }) => {
-                    rows.in_flight.insert(alert_id.clone());
-                    let attempt = rows.attempts.entry(alert_id.clone()).or_default();
+                    rows.in_flight.extend(notification.about().map(str::to_owned).collect::<Vec<_>>());
+                    rows.allowance.left -= 1.0;
+                    let attempt = rows.attempts.entry(subject.clone()).or_default();
                     *attempt += 1;
-                    let message = Message { notification: *notification, attempt: *attempt, merged: closes.len() };
-                    picks.push(Pick { alert_id, message, closes });
+                    let merged = notification.digest.as_ref().map_or(closes.len(), |digest| digest.items.len());
+                    let message = Message { notification: *notification, attempt: *attempt, merged };
+                    picks.push(Pick { subject, message, closes });
                 }
                 Some(Joined::Nothing { closes }) => {
                     rows.owed.retain(|row| !closes.contains(&row.notification.id));
-                    engine.counters.notification(lane.receiver.name.as_str(), "merged", closes.len() as u64);
+                    engine.counters.notification(&lane.name, "merged", closes.len() as u64);
                     engine.settle(closes);
                 }
                 None => {}
             }
         }
-        picks
+        Next::Send(picks)
     }
 
-    fn settle(&self, lane: &Lane, engine: &Engine, pick: Pick, result: Result<(), DeliveryError>) {
+    /// Puts everything that waits into one digest, which takes the place of its rows.
+    fn gather(&self, lane: &Lane, mut rows: MutexGuard<'_, Rows>, receiver: &Receiver, engine: &Engine) -> Next {
+        let (now, wall) = (Instant::now(), engine.clock.now());
+        let mut order: Vec<String> = Vec::new();
+        let mut by_alert: HashMap<String, (bool, Vec<Notification>)> = HashMap::new();
+        let blocked: HashSet<String> = rows
+            .owed
+            .iter()
+            .filter(|row| row.notification.digest.is_some() || rows.refused.contains_key(row.subject()))
+            .flat_map(|row| row.notification.about().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        for row in &rows.owed {
+            let subject = row.subject();
+            let quiet = receiver.quiet.as_ref();
+            let silent = quiet.and_then(|quiet| quiet.until(wall, row.notification.notice.alert.severity)).is_some();
+            if silent || blocked.contains(subject) || rows.in_flight.contains(subject) {
+                continue;
+            }
+            by_alert.entry(subject.to_owned()).or_insert_with(|| {
+                order.push(subject.to_owned());
+                (now >= row.merge_from, Vec::new())
+            });
+            if let Some((_, group)) = by_alert.get_mut(subject) {
+                group.push(row.notification.clone());
+            }
+        }
+        let mut closes: Vec<String> = Vec::new();
+        let mut joined: Vec<(DigestItem, Notification)> = Vec::new();
+        for (after_long, group) in order.iter().filter_map(|alert_id| by_alert.get(alert_id)) {
+            closes.extend(group.iter().map(|row| row.id.clone()));
+            if let Some(Joined::Send { notification, .. }) = join(group, *after_long) {
+                joined.push((DigestItem::of(&notification, group.len()), *notification));
+            }
+        }
+        // Root causes first, then the worst, then the oldest; what is over comes last.
+        joined.sort_by(|(a, _), (b, _)| {
+            let rank = |item: &DigestItem| (item.kind.is_end(), item.impacted == 0);
+            rank(a)
+                .cmp(&rank(b))
+                .then(b.severity.cmp(&a.severity))
+                .then(b.impacted.cmp(&a.impacted))
+                .then(a.at.cmp(&b.at))
+        });
+        let ids: HashSet<&String> = closes.iter().collect();
+        rows.owed.retain(|row| !ids.contains(&row.notification.id));
+        engine.counters.notification(&lane.name, "merged", (closes.len() - usize::from(!joined.is_empty())) as u64);
+        let Some((_, first)) = joined.first() else {
+            engine.settle(closes);
+            return Next::Wait(Duration::from_millis(5));
+        };
+        let mut notice = first.notice.clone();
+        notice.kind = NoticeKind::Digest;
+        notice.at = wall;
+        let digest = Notification {
+            id: format!("digest-{}:{}", Uuid::now_v7(), lane.name),
+            channel: lane.name.clone(),
+            notice,
+            due: wall,
+            digest: Some(Digest {
+                items: joined.into_iter().map(|(item, _)| item).collect(),
+                note: engine.doubt_about_ourselves(),
+            }),
+        };
+        let row = Row { notification: digest.clone(), due: now, merge_from: now + self.merge_after };
+        rows.owed.push_front(row);
+        Next::Store { digest: Box::new(digest), closes }
+    }
+
+    fn settle(&self, lane: &Lane, receiver: &Receiver, engine: &Engine, pick: Pick, result: Result<(), DeliveryError>) {
         let (now, at) = (engine.clock.now(), Instant::now());
-        let channel = lane.receiver.name.as_str();
+        let name = lane.name.as_str();
         let mut rows = lane.rows();
-        rows.in_flight.remove(&pick.alert_id);
+        for alert_id in pick.message.notification.about() {
+            rows.in_flight.remove(alert_id);
+        }
         match result {
             Ok(()) => {
-                rows.owed.retain(|row| !pick.closes.contains(&row.notification.id));
-                rows.attempts.remove(&pick.alert_id);
-                rows.refused.remove(&pick.alert_id);
+                let closes: HashSet<&String> = pick.closes.iter().collect();
+                rows.owed.retain(|row| !closes.contains(&row.notification.id));
+                rows.attempts.remove(&pick.subject);
+                rows.refused.remove(&pick.subject);
                 rows.last_success = Some(now);
                 if let Some(away) = rows.away.take() {
-                    tracing::info!(channel, since = %away.since, "receiver {channel} takes messages again");
+                    tracing::info!(channel = name, since = %away.since, "receiver {name} takes messages again");
                 }
                 drop(rows);
-                engine.counters.notification(channel, "delivered", 1);
-                engine.counters.notification(channel, "merged", pick.closes.len() as u64 - 1);
+                engine.counters.notification(name, "delivered", 1);
+                engine.counters.notification(name, "merged", pick.closes.len() as u64 - 1);
                 let Message { notification, attempt, .. } = &pick.message;
-                engine
-                    .delivered(notification.delivered(now, *attempt, lane.receiver.channel.recipients()), pick.closes);
+                let recipients = receiver.channel.recipients();
+                engine.delivered(notification.deliveries(now, *attempt, &recipients), pick.closes);
             }
             Err(DeliveryError::Away { detail, retry_after, unreachable }) => {
-                engine.counters.notification(channel, "retried", 1);
+                engine.counters.notification(name, "retried", 1);
                 let known = rows.away.take();
                 // Failures of one round count once.
                 let same_round =
@@ -322,7 +541,7 @@ impl Outbox {
                     .as_ref()
                     .map_or_else(|| known.as_ref().map_or(1, |away| away.tries + 1), |away| away.tries);
                 if known.is_none() {
-                    tracing::warn!(channel, %detail, "receiver {channel} does not take messages");
+                    tracing::warn!(channel = name, %detail, "receiver {name} does not take messages");
                 }
                 let back_off = self.back_off(tries, &pick.message.notification.id);
                 let wait = retry_after.map_or(back_off, |asked| asked.max(self.retry_min));
@@ -334,23 +553,25 @@ impl Outbox {
                     detail,
                 });
             }
-            Err(DeliveryError::Refused { code }) => {
-                engine.counters.notification(channel, "refused", 1);
-                let known = rows.refused.get(&pick.alert_id).cloned();
+            Err(refusal @ DeliveryError::Refused { .. }) => {
+                engine.counters.notification(name, "refused", 1);
+                let detail = refusal.to_string();
+                let known = rows.refused.get(&pick.subject).cloned();
                 if known.is_none() {
-                    tracing::error!(channel, code, alert.id = pick.alert_id, "receiver {channel} refuses a message");
+                    tracing::error!(channel = name, %detail, about = pick.subject, "receiver {name} refuses a message");
                 }
                 let since = known.as_ref().map_or(now, |refused| refused.since);
                 if span(since, now) >= REFUSED_FOR {
                     rows.owed.retain(|row| !pick.closes.contains(&row.notification.id));
-                    rows.refused.remove(&pick.alert_id);
+                    rows.refused.remove(&pick.subject);
+                    rows.attempts.remove(&pick.subject);
                     drop(rows);
                     engine.bury(pick.closes);
                     return;
                 }
                 let tries = known.map_or(1, |refused| refused.tries + 1);
                 let until = at + self.back_off(tries, &pick.message.notification.id);
-                rows.refused.insert(pick.alert_id, Refused { since, until, tries, code });
+                rows.refused.insert(pick.subject, Refused { since, until, tries, detail });
             }
         }
     }
@@ -364,34 +585,56 @@ impl Outbox {
     }
 }
 
+/// Hands a message over, under a deadline of our own whatever the channel does.
+async fn deliver(receiver: &Receiver, message: &Message) -> Result<(), DeliveryError> {
+    timeout(DELIVERY_DEADLINE, receiver.channel.deliver(message)).await.unwrap_or_else(|_| {
+        Err(DeliveryError::Away { detail: "no answer in time".to_owned(), retry_after: None, unreachable: false })
+    })
+}
+
+/// What a row is about: its alert, or itself when it is a digest.
+fn subject_of(notification: &Notification) -> &str {
+    match notification.digest {
+        Some(_) => &notification.id,
+        None => &notification.notice.alert.id,
+    }
+}
+
 impl Lane {
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn next_due(&self) -> Duration {
-        let rows = self.rows();
-        let due = rows.owed.iter().map(|row| {
-            let refused = rows.refused.get(row.about()).map(|refused| refused.until);
-            refused.map_or(row.due, |until| until.max(row.due))
-        });
-        let wait = due.min().map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(Instant::now()));
-        wait.clamp(Duration::from_millis(5), LONGEST_SLEEP)
-    }
 }
 
 impl Row {
-    /// Id of the alert it is about.
-    fn about(&self) -> &str {
-        &self.notification.notice.alert.id
+    fn subject(&self) -> &str {
+        subject_of(&self.notification)
     }
 }
 
 impl Engine {
     /// Puts rows among the dead letters.
     fn bury(&self, ids: Vec<String>) {
-        let mut transition = super::commit::Transition::default();
+        let mut transition = Transition::default();
         transition.beside.dead = ids;
         drop(self.commit.transition(transition));
     }
+
+    /// Owes dead letters again. `None`: every one of them. Answers how many there were.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn replay_dead_letters(&self, ids: Option<&[String]>) -> Result<usize, crate::store::StoreError> {
+        let (mut dead, _) = self.records.dead_letters(0, REPLAYED).await?;
+        dead.retain(|row| ids.is_none_or(|ids| ids.contains(&row.id)));
+        let mut transition = Transition::default();
+        transition.beside.revived = dead.iter().map(|row| row.id.clone()).collect();
+        let count = dead.len();
+        let _ = self.commit.transition(transition).await;
+        self.outbox.owe(dead, self.clock.now(), self.config().notify.group_wait);
+        Ok(count)
+    }
 }
+
+/// Dead letters sent again in one go: our choice, what a storm of a day leaves behind.
+const REPLAYED: usize = 100_000;

@@ -158,8 +158,9 @@ impl Engine {
         }
         // Messages that were taken back a moment before the end, and whose rows were still there.
         let held_back = |id: &str| living.iter().any(|alert| alert.id == id && alert.told == Told::No);
-        let (stale, owed): (Vec<_>, Vec<_>) = stored.owed.into_iter().partition(|row| held_back(&row.notice.alert.id));
-        self.outbox.owe(owed, now);
+        let (stale, owed): (Vec<_>, Vec<_>) =
+            stored.owed.into_iter().partition(|row| row.digest.is_none() && held_back(&row.notice.alert.id));
+        self.outbox.owe(owed, now, self.config().notify.group_wait);
         self.settle(stale.into_iter().map(|row| row.id).collect());
 
         let mut judge =

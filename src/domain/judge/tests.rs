@@ -1,6 +1,7 @@
 //! Sequences of checks, and what is told of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::domain::classify::classify;
@@ -100,7 +101,7 @@ impl Court {
         for id in ids {
             let owed = self.judge.alerts().any(|alert| alert.id == id && alert.told == Told::Owed);
             if owed {
-                self.judge.delivered(&id);
+                self.judge.delivered(&std::collections::HashSet::from([id.as_str()]));
             }
         }
     }

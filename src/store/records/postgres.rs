@@ -710,12 +710,23 @@ async fn write(transaction: &tokio_postgres::Transaction<'_>, batch: &Batch) -> 
             .map_err(refused)?;
     }
     if !batch.owed.is_empty() {
-        // The order of the outbox is that of the list.
+        // The order of the outbox is that of the list; one statement must not touch a row twice, so the newest counts.
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut owed: Vec<&Notification> = Vec::with_capacity(batch.owed.len());
+        for row in &batch.owed {
+            match places.get(row.id.as_str()).and_then(|place| owed.get_mut(*place)) {
+                Some(known) => *known = row,
+                None => {
+                    places.insert(&row.id, owed.len());
+                    owed.push(row);
+                }
+            }
+        }
         transaction
             .execute(
                 "INSERT INTO outbox (id, notification) SELECT * FROM unnest($1::text[], $2::text[])
-                 ON CONFLICT (id) DO NOTHING",
-                &[&column(&batch.owed, |row| row.id.clone()), &texts("notification", &batch.owed)?],
+                 ON CONFLICT (id) DO UPDATE SET notification = excluded.notification",
+                &[&column(&owed, |row| row.id.clone()), &texts("notification", &owed)?],
             )
             .await
             .map_err(refused)?;
