@@ -22,6 +22,7 @@ use crate::domain::routing::Routing;
 use crate::domain::service::{Limits, Service, Source as Origin};
 use crate::domain::spec::{Defaults, RegisteredDefaults, ServiceSpec};
 use crate::engine::EngineConfig;
+use crate::engine::references::ReferenceConfig;
 use crate::notify::NotifyConfig;
 use crate::notify::webhook::WebhookConfig;
 use crate::store::{RecordsAddress, RedisConfig, StoreConfig};
@@ -213,6 +214,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
         notify,
         store: store(r),
+        references: references(r, &defaults),
         defaults: defaults.clone(),
         instance,
     };
@@ -375,6 +377,31 @@ fn environment_services(r: &mut Reader, defaults: &Defaults) -> Vec<Arc<Service>
         }
     }
     services
+}
+
+/// Addresses that tell our own trouble from a target's: probed like services, watched by nobody.
+fn references(r: &mut Reader, defaults: &Defaults) -> ReferenceConfig {
+    /// Longest a reference target may take: our choice, a verdict waits for it.
+    const TIMEOUT_MS: f64 = 1000.0;
+    let mut targets = Vec::new();
+    for (place, url) in r.list("checks", "reference_targets").into_iter().enumerate() {
+        let known = ["tcp://", "http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        let spec = ServiceSpec {
+            name: format!("reference-{}", place + 1),
+            url: Some(url),
+            timeout_ms: Some(TIMEOUT_MS),
+            ..ServiceSpec::default()
+        };
+        match spec.into_service(defaults, Origin::Environment) {
+            Ok(service) if known => targets.push(Arc::new(service)),
+            _ => r.refuse("checks", "reference_targets", "must be tcp://host:port, http:// or https:// addresses"),
+        }
+    }
+    ReferenceConfig {
+        targets,
+        interval: r.duration("checks", "reference_check_interval_ms", Unit::Milliseconds, 100),
+        window: r.duration("checks", "impaired_window_ms", Unit::Milliseconds, 1000),
+    }
 }
 
 fn store(r: &mut Reader) -> StoreConfig {

@@ -10,6 +10,7 @@ pub mod dependency;
 pub mod egress;
 pub mod event;
 pub mod histogram;
+pub mod impairment;
 pub mod judge;
 pub mod maintenance;
 pub mod notification;

@@ -13,6 +13,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod mirror;
 pub mod outbox;
+pub mod references;
 pub mod registrar;
 mod registry;
 pub mod restore;
@@ -38,6 +39,7 @@ use self::live::{Live, Taken, Watched};
 use self::maintenance::{NotDurable, Windows};
 use self::mirror::Mirror;
 use self::outbox::Outbox;
+use self::references::ReferenceConfig;
 use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
@@ -82,6 +84,7 @@ pub struct EngineConfig {
     pub pooled_connections: usize,
     pub notify: NotifyConfig,
     pub store: StoreConfig,
+    pub references: ReferenceConfig,
     /// What definitions leave open.
     pub defaults: Defaults,
     /// Name of this process in what it sends.
@@ -115,6 +118,7 @@ pub struct Engine {
     pub mirror: Mirror,
     pub reload: registry::ReloadLog,
     pub windows: Windows,
+    references: references::Watch,
     registrar: Registrar,
     /// Services whose checks are due to be written to the check history.
     to_keep: Mutex<Vec<Arc<Watched>>>,
@@ -166,6 +170,7 @@ impl Engine {
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
+            references: references::Watch::default(),
             registrar: Registrar::default(),
             to_keep: Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
@@ -267,9 +272,14 @@ impl Engine {
         // Quick re-checks are always fresh: they test the whole way.
         let fresh = kind == Kind::Confirm || !watched.pooled.load(Ordering::Relaxed);
         let mut early = false;
+        let began = Instant::now();
+        let was_up = watched.lock().state.status.is_up();
         let judged_early = async |seen: Observation| {
-            early = true;
-            self.judge_check(watched, &service, seen, kind, false).await;
+            let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
+            if !seen.is_inconclusive() {
+                early = true;
+                self.judge_check(watched, &service, seen, kind, false).await;
+            }
         };
         let seen = tokio::select! {
             biased;
@@ -280,6 +290,7 @@ impl Engine {
         if watched.is_retired() {
             return Outcome::Cancelled;
         }
+        let seen = if early { seen } else { self.rule_out_ourselves(&service, seen, began, was_up).await };
         let changes = if early {
             self.amend(watched, &service, &seen, kind);
             Vec::new()
@@ -632,6 +643,7 @@ impl Engine {
         self.supervised(&parts, "scheduler", stop, |engine, stop| async move {
             engine.scheduler.run(&engine, &stop).await;
         });
+        self.supervised(&parts, "references", stop, |engine, stop| async move { engine.ask_references(&stop).await });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });

@@ -106,9 +106,10 @@ fn itself(app: &ApiState) -> Value {
     if let Some(trouble) = &trouble {
         problems.push(format!("records not writable since {}: {}", Stamp(trouble.since), trouble.error));
     }
-    if engine.is_impaired() {
-        problems.push("checks fail for want of our own sockets, memory or permissions".to_owned());
-    }
+    let impairment = engine.impairment();
+    let impaired = impairment.is_some();
+    problems.extend(impairment);
+    let (references, failing) = engine.references();
     problems.extend(receivers.iter().filter_map(|receiver| receiver.problem.clone()));
     if oldest_age_s > OLD_OUTBOX_S {
         problems.push(format!("notifications owed for {oldest_age_s} seconds"));
@@ -127,7 +128,7 @@ fn itself(app: &ApiState) -> Value {
     json!({
         "status": if problems.is_empty() { "healthy" } else { "degraded" },
         "monitoring_active": !engine.is_draining(),
-        "impaired": engine.is_impaired(),
+        "impaired": impaired,
         "instance": engine.config().instance,
         "lease": null,
         "scheduler": {
@@ -148,7 +149,7 @@ fn itself(app: &ApiState) -> Value {
             "channel": receiver.channel, "state": receiver.state, "last_success": receiver.last_success,
         })).collect::<Vec<_>>(),
         "elasticsearch": {"state": "off", "lag_seconds": null},
-        "self_check": {"references": 0, "failing": 0},
+        "self_check": {"references": references, "failing": failing},
         "last_reload": reload.map(|reload| json!({
             "ok": reload.error.is_none(), "timestamp": Stamp(reload.at), "error": reload.error,
         })),

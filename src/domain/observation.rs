@@ -192,6 +192,11 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// It says nothing about the target.
+    pub fn is_inconclusive(&self) -> bool {
+        matches!(&self.reply, Err(failure) if matches!(failure.reason, Reason::LocalResource | Reason::Inconclusive))
+    }
+
     /// An answer after `response`, on an established connection.
     pub fn answered(code: u16, response: Duration) -> Self {
         Self {

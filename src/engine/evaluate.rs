@@ -15,9 +15,6 @@ use crate::domain::alert::Component;
 use crate::domain::judge::{Decision, Judge};
 use crate::domain::time::{from_ms, span};
 
-/// How long the monitor counts as impaired after its own trouble: `IMPAIRED_WINDOW_MS` of CONTRACT.md 4.3.
-const IMPAIRED_FOR: Duration = Duration::from_secs(30);
-
 /// Error rates judged in one go: our choice, about a millisecond of work.
 const JUDGED_AT_ONCE: usize = 1000;
 
@@ -52,13 +49,13 @@ impl Engine {
             format!("Records cannot be written since {}: {}", crate::domain::time::Stamp(trouble.since), trouble.error)
         });
         let records = away.or_else(|| self.set_aside.get().cloned());
-        let sockets = self.is_impaired().then_some("Checks fail for want of our own sockets, memory or permissions");
+        let impairment = self.impairment();
         let config = self.config();
         let committed = self.decide(|judge| {
             let bench = self.bench(&config, &roster.registry, &in_force, now);
             vec![
                 judge.own_trouble(bench, Component::Records, records.as_deref()),
-                judge.own_trouble(bench, Component::Monitor, sockets),
+                judge.own_trouble(bench, Component::Monitor, impairment.as_deref()),
                 judge.on_time(bench),
                 judge.fleet(bench),
             ]
@@ -114,16 +111,10 @@ impl Engine {
         join_all(committed).await;
     }
 
-    /// What a message about many failures at once must add: without reference targets nobody can tell whether they are
-    /// theirs or ours.
-    pub(super) fn doubt_about_ourselves(&self) -> Option<String> {
-        None
-    }
-
     /// A check has lately failed for want of something of our own (CONTRACT.md 7.5).
-    pub fn is_impaired(&self) -> bool {
+    pub(super) fn has_local_trouble(&self) -> bool {
         let at = self.local_trouble_at.load(Ordering::Relaxed);
-        at != 0 && span(from_ms(at), self.clock.now()) < IMPAIRED_FOR
+        at != 0 && span(from_ms(at), self.clock.now()) < self.config().references.window
     }
 
     /// Makes decisions durable and visible, in the order they were made. The answer comes when they are.
