@@ -11,6 +11,7 @@ mod input;
 mod lists;
 mod maintenance;
 mod metrics;
+mod notifications;
 mod outages;
 mod prometheus;
 mod record;
@@ -90,6 +91,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/clear", post(alerts::clear))
         .route("/alerts/{id}/resolve", post(alerts::resolve))
+        .route("/notifications/dead-letters", get(notifications::dead_letters))
+        .route("/notifications/dead-letters/replay", post(notifications::replay))
+        .route("/notifications/test/{receiver}", post(notifications::test))
         .route("/api/health/alerts", get(alerts::newest))
         .route("/config/reload", post(services::reload))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))

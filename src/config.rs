@@ -215,6 +215,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         notify,
         store: store(r),
         references: references(r, &defaults),
+        recovery_max_per_hour: r.number("outages", "recovery_max_per_hour", 0..=100_000) as usize,
         defaults: defaults.clone(),
         instance,
     };

@@ -18,6 +18,7 @@ pub mod observation;
 pub mod outage;
 pub mod policy;
 pub mod probe;
+pub mod recovery;
 pub mod registration;
 pub mod registry;
 pub mod ring;

@@ -13,6 +13,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod mirror;
 pub mod outbox;
+mod recovery;
 pub mod references;
 pub mod registrar;
 mod registry;
@@ -85,6 +86,8 @@ pub struct EngineConfig {
     pub notify: NotifyConfig,
     pub store: StoreConfig,
     pub references: ReferenceConfig,
+    /// Recovery actions in an hour, over all services.
+    pub recovery_max_per_hour: usize,
     /// What definitions leave open.
     pub defaults: Defaults,
     /// Name of this process in what it sends.
@@ -643,6 +646,7 @@ impl Engine {
         self.supervised(&parts, "scheduler", stop, |engine, stop| async move {
             engine.scheduler.run(&engine, &stop).await;
         });
+        self.supervised(&parts, "recovery", stop, |engine, stop| async move { engine.recover(&stop).await });
         self.supervised(&parts, "references", stop, |engine, stop| async move { engine.ask_references(&stop).await });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });

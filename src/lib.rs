@@ -8,8 +8,8 @@
 //! | --- | --- |
 //! | [`cli`], [`config`], [`telemetry`], [`app`], [`demo`] | everything below |
 //! | [`api`] | `engine`, `store`, `events`, `clock`, `domain` |
-//! | [`engine`] | `probes`, `store`, `notify`, `events`, `clock`, `domain` |
-//! | [`probes`], [`store`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
+//! | [`engine`] | `probes`, `remedy`, `store`, `notify`, `events`, `clock`, `domain` |
+//! | [`probes`], [`remedy`], [`store`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
 //! | [`domain`] | nothing of ours; no I/O, no async, no clock |
 
 pub mod api;
@@ -23,5 +23,6 @@ pub mod engine;
 pub mod events;
 pub mod notify;
 pub mod probes;
+pub mod remedy;
 pub mod store;
 pub mod telemetry;

@@ -8,6 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -22,9 +23,10 @@ use crate::domain::alert::Alert;
 use crate::domain::notification::{Delivery, NoticeKind};
 use crate::domain::observation::{clean, is_prose};
 use crate::domain::outage::{Outage, OutageSeverity};
+use crate::domain::recovery::Remedy;
 use crate::domain::service::ServiceName;
 use crate::domain::time::{Stamp, round2};
-use crate::store::records::{OutageFilter, OutageSums};
+use crate::store::records::{FactKind, OutageFilter, OutageSums};
 
 /// Longest notes: our choice, as long as a description.
 const NOTES_CHARS: usize = 2000;
@@ -114,7 +116,10 @@ pub(super) async fn show(
     let known = id.parse::<Uuid>().map_err(|_| not_found(&id, ""))?;
     let found = app.engine.records.outage(known).await.map_err(unreadable)?;
     let outage = found.ok_or_else(|| not_found(&id, ""))?;
-    let items = shown(&app, std::slice::from_ref(&outage)).await?;
+    let mut items = shown(&app, std::slice::from_ref(&outage)).await?;
+    if let Some(fields) = items.first_mut().and_then(Value::as_object_mut) {
+        fields.insert("timeline".to_owned(), whole_timeline(&app, &outage).await?.into());
+    }
     lists::by_content(&headers, &items.first())
 }
 
@@ -245,12 +250,37 @@ fn one(app: &ApiState, outage: &Outage, told: &[Delivery], alert: Option<&Alert>
         "suppressed_by": alert.and_then(|alert| alert.suppressed_by.clone()),
         "endpoint": endpoint,
         "alerts": notices,
-        "timeline": timeline(outage, told),
+        "timeline": timeline(outage, told, Vec::new()),
     })
 }
 
+/// What happened, with what people and recovery actions did about it.
+async fn whole_timeline(app: &ApiState, outage: &Outage) -> Result<Vec<Value>, ApiError> {
+    let records = &app.engine.records;
+    let told = records.deliveries(vec![outage.id]).await.map_err(unreadable)?;
+    let mut more = Vec::new();
+    let living = app.engine.live.alerts();
+    let living = living.iter().find(|alert| alert.outage_id == Some(outage.id));
+    let alert = match (living, told.first()) {
+        (Some(alert), _) => Some((**alert).clone()),
+        (None, Some(delivery)) => records.alert(&delivery.alert_id).await.map_err(unreadable)?,
+        (None, None) => None,
+    };
+    if let Some(known) = alert.and_then(|alert| alert.acknowledgement) {
+        more.push((known.at, json!({"event": "acknowledged", "by": known.by, "message": known.note})));
+    }
+    let remedy = records.fact(FactKind::Remedy, &outage.id.to_string()).await.map_err(unreadable)?;
+    if let Some(remedy) = remedy.and_then(|text| serde_json::from_str::<Remedy>(&text).ok()) {
+        let entry = json!({
+            "event": "recovery_action", "action": remedy.action, "outcome": remedy.outcome, "message": remedy.detail,
+        });
+        more.push((remedy.at, entry));
+    }
+    Ok(timeline(outage, &told, more))
+}
+
 /// What happened, in order.
-fn timeline(outage: &Outage, told: &[Delivery]) -> Vec<Value> {
+fn timeline(outage: &Outage, told: &[Delivery], more: Vec<(DateTime<Utc>, Value)>) -> Vec<Value> {
     let mut entries = vec![
         (outage.started, json!({"event": "first_failure", "reason": outage.reason})),
         (outage.confirmed, json!({"event": "confirmed", "message": outage.error_message})),
@@ -268,6 +298,7 @@ fn timeline(outage: &Outage, told: &[Delivery]) -> Vec<Value> {
         let by = &outage.resolved_by;
         entries.push((ended, json!({"event": "resolved", "by": by, "message": outage.resolution_notes})));
     }
+    entries.extend(more);
     entries.sort_by_key(|(at, _)| *at);
     let dated = entries.into_iter().map(|(at, mut entry)| {
         if let Some(fields) = entry.as_object_mut() {

@@ -189,6 +189,12 @@ fn expand_spec(spec: &mut ServiceSpec, variables: &BTreeMap<String, String>) -> 
     if let Some(password) = spec.redis.as_mut().and_then(|table| table.password.as_mut()) {
         *password = expand(password, variables).map_err(|problem| ("redis.password", problem))?;
     }
+    if let Some(http) = spec.recovery.as_mut().and_then(|table| table.http.as_mut()) {
+        http.url = expand(&http.url, variables).map_err(|problem| ("recovery.http.url", problem))?;
+        for value in http.headers.values_mut() {
+            *value = expand(value, variables).map_err(|problem| ("recovery.http.headers", problem))?;
+        }
+    }
     if let Some(body) = &mut spec.body {
         *body = expand(body, variables).map_err(|problem| ("body", problem))?;
     }

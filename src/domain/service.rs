@@ -16,6 +16,7 @@ use super::dependency::Dependency;
 use super::egress::Trust;
 use super::policy::{DetectionPolicy, OutagePolicy};
 use super::probe::{Probe, Protocol};
+use super::recovery::Recovery;
 
 /// A service's name: the closed alphabet of CONTRACT.md 5.1. Shown as given, compared ignoring case.
 #[derive(Clone, Serialize)]
@@ -175,6 +176,8 @@ pub struct Service {
     pub retries: u32,
     pub limits: Limits,
     pub active: bool,
+    /// What may be done about an outage.
+    pub recovery: Option<Recovery>,
     pub source: Source,
     /// The definition as it was given, as JSON; it may hold secrets.
     pub definition: SecretString,

@@ -26,6 +26,7 @@ use super::classify::{Expected, LatencyLimits};
 use super::dependency::Dependency;
 use super::observation::{clean, is_label, is_prose};
 use super::probe::{Connection, HttpProbe, Method, Protocol, TlsOptions};
+use super::recovery::RecoveryTable;
 use super::service::{Limits, Service, ServiceName, Source};
 
 /// Longest address: CONTRACT.md 5.1.
@@ -146,6 +147,9 @@ pub struct ServiceSpec {
     pub filesystem: Option<FilesystemTable>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcTable>,
+    /// In the services file only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryTable>,
 }
 
 /// What an unexpected code, or a missed assertion, means.
@@ -350,6 +354,20 @@ impl ServiceSpec {
             problems.add("timeout_ms", "must be over 0 and at most 60000 ms");
         }
         let retries = self.retries(defaults, &mut problems);
+        let recovery = match &self.recovery {
+            Some(_) if source == Source::Api => {
+                problems.add("recovery", "can be set in the services file only");
+                None
+            }
+            Some(table) => match table.settle() {
+                Ok(recovery) => Some(recovery),
+                Err((field, rule)) => {
+                    problems.add(field, rule);
+                    None
+                }
+            },
+            None => None,
+        };
         let expected = self.expected(&mut problems);
         let limits = self.limits(&defaults.limits, &mut problems);
         let (depends_on, depends_on_any) = self.dependencies(&mut problems);
@@ -393,6 +411,7 @@ impl ServiceSpec {
                 retries,
                 limits,
                 source,
+                recovery,
                 created: DateTime::default(),
                 updated: DateTime::default(),
                 version: 0,

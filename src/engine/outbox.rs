@@ -19,9 +19,13 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::commit::Transition;
-use crate::domain::notification::{Digest, DigestItem, Joined, NoticeKind, Notification, join};
+use crate::domain::alert::{Alert, Severity};
+use crate::domain::judge::sample_alert;
+use crate::domain::notification::{Digest, DigestItem, Joined, Notice, NoticeKind, Notification, join};
+use crate::domain::status::Status;
 use crate::domain::time::{Stamp, span};
 use crate::notify::{DeliveryError, Message, NotifyConfig, Receiver};
+use crate::store::StoreError;
 
 /// Messages on their way to one receiver at once: our choice.
 const AT_ONCE: usize = 8;
@@ -620,19 +624,50 @@ impl Engine {
         drop(self.commit.transition(transition));
     }
 
-    /// Owes dead letters again. `None`: every one of them. Answers how many there were.
+    /// Sends a message to one receiver, outside all order. `None`: there is no such receiver.
+    pub async fn test_receiver(&self, name: &str) -> Option<Result<(), DeliveryError>> {
+        let now = self.clock.now();
+        let alert = Alert {
+            id: format!("test-{}", Uuid::now_v7()),
+            title: "Test of the health monitor".to_owned(),
+            message: "A test of the health monitor, asked for by an operator".to_owned(),
+            description: "A test of the health monitor, asked for by an operator; no action is needed".to_owned(),
+            triggered_at: now,
+            updated_at: now,
+            ..sample_alert("monitor", Severity::Low)
+        };
+        let notice = Notice {
+            kind: NoticeKind::Test,
+            alert,
+            outage: None,
+            from: Status::Unknown,
+            to: Status::Unknown,
+            url: None,
+            protocol: None,
+            at: now,
+        };
+        self.outbox.test(Notification::new(notice, name, now)).await
+    }
+
+    /// Owes dead letters again. `ids`: `None` for every one of them. Answers how many there were; `None` when that could
+    /// not be stored.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn replay_dead_letters(&self, ids: Option<&[String]>) -> Result<usize, crate::store::StoreError> {
+    pub async fn replay_dead_letters(&self, ids: Option<&[String]>) -> Result<Option<usize>, StoreError> {
+        if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
+            return Ok(None);
+        }
         let (mut dead, _) = self.records.dead_letters(0, REPLAYED).await?;
         dead.retain(|row| ids.is_none_or(|ids| ids.contains(&row.id)));
         let mut transition = Transition::default();
         transition.beside.revived = dead.iter().map(|row| row.id.clone()).collect();
         let count = dead.len();
-        let _ = self.commit.transition(transition).await;
+        if !self.commit.transition(transition).await.unwrap_or(false) {
+            return Ok(None);
+        }
         self.outbox.owe(dead, self.clock.now(), self.config().notify.group_wait);
-        Ok(count)
+        Ok(Some(count))
     }
 }
 

@@ -69,6 +69,8 @@ pub enum FactKind {
     Mark,
     /// An event from outside that was dealt with: by its id.
     Seen,
+    /// What was done about an outage: by its id.
+    Remedy,
 }
 
 impl FactKind {
@@ -78,6 +80,7 @@ impl FactKind {
             Self::Change => "change",
             Self::Mark => "mark",
             Self::Seen => "seen",
+            Self::Remedy => "remedy",
         }
     }
 }
@@ -452,6 +455,17 @@ impl Records {
             Self::Postgres(records) => records.facts(kind.as_str()).await?,
         };
         Ok(rows.into_iter().map(|(name, at_ms, value)| Fact { kind, name, at_ms, value: Some(value) }).collect())
+    }
+
+    /// The fact of a kind and name, if there is one.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn fact(&self, kind: FactKind, name: &str) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Sqlite(records) => records.fact(kind.as_str(), name.to_owned()).await,
+            Self::Postgres(records) => records.fact(kind.as_str(), name).await,
+        }
     }
 
     /// The runs of one service (by the hash of its name) that touch a range of time, newest first.

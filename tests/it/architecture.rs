@@ -33,13 +33,14 @@ fn imports_point_down() {
     let below = |part: &str| -> &[&str] {
         match part {
             "domain" => &["domain"],
-            "clock" | "events" | "notify" | "probes" | "store" => &["domain"],
-            "engine" => &["probes", "store", "notify", "events", "clock", "domain", "engine"],
+            "clock" | "events" | "notify" | "probes" | "remedy" | "store" => &["domain"],
+            "engine" => &["probes", "remedy", "store", "notify", "events", "clock", "domain", "engine"],
             "api" => &["engine", "store", "events", "clock", "domain", "api"],
             _ => &[
                 "api",
                 "engine",
                 "probes",
+                "remedy",
                 "store",
                 "notify",
                 "events",

@@ -350,6 +350,15 @@ impl Postgres {
         .await
     }
 
+    pub(super) async fn fact(&self, kind: &'static str, name: &str) -> Result<Option<String>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT value FROM facts WHERE kind = $1 AND name = $2";
+            let found = client.query_opt(sql, &[&kind, &name]).await.map_err(refused)?;
+            Ok(found.map(|row| row.get(0)))
+        })
+        .await
+    }
+
     pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         self.read(async |client| {
             let found = client
@@ -466,6 +475,8 @@ impl Postgres {
             if let Some(before) = retention.outages_before {
                 let before = before.timestamp_millis();
                 for statement in [
+                    "DELETE FROM facts WHERE kind = 'remedy' AND name IN
+                         (SELECT name FROM facts WHERE kind = 'remedy' AND at_ms < $1 LIMIT $2)",
                     "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < $1 LIMIT $2)",
                     "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < $1 LIMIT $2)",
                     "DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE end_ms < $1 LIMIT $2)",

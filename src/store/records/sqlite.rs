@@ -262,6 +262,14 @@ impl Sqlite {
         .await
     }
 
+    pub(super) async fn fact(&self, kind: &'static str, name: String) -> Result<Option<String>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT value FROM facts WHERE kind = ?1 AND name = ?2";
+            connection.query_row(sql, params![kind, name], |row| row.get(0)).optional().map_err(refused)
+        })
+        .await
+    }
+
     pub(super) async fn runs(&self, service: u64, from_ms: i64, to_ms: i64) -> Result<Vec<RunHead>, StoreError> {
         self.read(move |connection| {
             // A run that began before the range may reach into it: the one before the first is looked at too.
@@ -357,6 +365,8 @@ impl Sqlite {
             if let Some(before) = retention.outages_before {
                 let before = before.timestamp_millis();
                 for statement in [
+                    "DELETE FROM facts WHERE kind = 'remedy' AND name IN
+                         (SELECT name FROM facts WHERE kind = 'remedy' AND at_ms < ?1 LIMIT ?2)",
                     "DELETE FROM outages WHERE id IN (SELECT id FROM outages WHERE ended_ms < ?1 LIMIT ?2)",
                     "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE resolved_ms < ?1 LIMIT ?2)",
                     "DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE end_ms < ?1 LIMIT ?2)",
