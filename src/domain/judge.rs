@@ -791,4 +791,6 @@ pub fn sample_alert(component: &str, severity: Severity) -> Alert {
 }
 
 #[cfg(test)]
+mod life_tests;
+#[cfg(test)]
 mod tests;

@@ -20,19 +20,19 @@ const OUTAGE: OutagePolicy = OutagePolicy {
 };
 
 /// Services, the judge over them, and a clock in seconds.
-struct Court {
-    registry: Registry,
+pub(super) struct Court {
+    pub registry: Registry,
     states: HashMap<ServiceName, (ServiceState, Vec<u64>)>,
-    in_force: InForce,
-    judge: Judge,
-    policy: AlertPolicy,
-    second: i64,
+    pub in_force: InForce,
+    pub judge: Judge,
+    pub policy: AlertPolicy,
+    pub second: i64,
     told: Vec<String>,
 }
 
 impl Court {
     /// `"web: call, call"`: all critical and on the critical path.
-    fn of(text: &str) -> Self {
+    pub fn of(text: &str) -> Self {
         let services = text.split(", ").map(|line| {
             let (name, needs) = line.split_once(": ").unwrap_or((line, ""));
             Arc::new(service_with(name, &needs.split_whitespace().collect::<Vec<_>>()))
@@ -48,7 +48,7 @@ impl Court {
         }
     }
 
-    fn note(&mut self, decision: Decision) {
+    pub fn note(&mut self, decision: Decision) {
         for id in &decision.withdrawn {
             self.told.push(format!("withdrawn {}", id.rsplit_once('-').unwrap().0));
         }
@@ -60,7 +60,7 @@ impl Court {
     }
 
     /// Checks of one service, a second apart: h(ealthy), s(low, 1.5 s), S(lower, 4 s), u(nhealthy).
-    fn play(&mut self, name: &str, outcomes: &str) {
+    pub fn play(&mut self, name: &str, outcomes: &str) {
         let name = ServiceName::new(name).unwrap();
         let service = self.registry.find(&name).unwrap().clone();
         for outcome in outcomes.chars() {
@@ -87,7 +87,7 @@ impl Court {
         }
     }
 
-    fn wait(&mut self, seconds: i64) {
+    pub fn wait(&mut self, seconds: i64) {
         self.second += seconds;
         let now = from_ms(self.second * 1000);
         let decision =
@@ -96,7 +96,7 @@ impl Court {
     }
 
     /// A receiver says yes to everything owed.
-    fn deliver(&mut self) {
+    pub fn deliver(&mut self) {
         let ids: Vec<String> = self.judge.alerts().map(|alert| alert.id.clone()).collect();
         for id in ids {
             let owed = self.judge.alerts().any(|alert| alert.id == id && alert.told == Told::Owed);
@@ -118,11 +118,11 @@ impl Court {
     }
 
     #[track_caller]
-    fn expect(&mut self, told: &[&str]) {
+    pub fn expect(&mut self, told: &[&str]) {
         assert_eq!(std::mem::take(&mut self.told), told);
     }
 
-    fn severity(&self, component: &str) -> Option<(&'static str, bool)> {
+    pub fn severity(&self, component: &str) -> Option<(&'static str, bool)> {
         let alert = self.judge.alerts().find(|alert| alert.component.as_str() == component)?;
         Some((alert.severity.as_str(), alert.suppressed_by.is_some()))
     }
