@@ -293,12 +293,12 @@ impl Engine {
         if watched.is_retired() {
             return Outcome::Cancelled;
         }
-        let seen = if early { seen } else { self.rule_out_ourselves(&service, seen, began, was_up).await };
         let changes = if early {
             self.amend(watched, &service, &seen, kind);
             Vec::new()
         } else {
-            self.take_in(watched, &service, seen, kind).await
+            let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
+            self.judge_check(watched, &service, seen, kind, true).await
         };
         counted.finish();
         Outcome::Done(changes)
@@ -312,6 +312,8 @@ impl Engine {
         seen: Observation,
         kind: Kind,
     ) -> Vec<Change> {
+        let was_up = watched.lock().state.status.is_up();
+        let seen = self.rule_out_ourselves(service, seen, Instant::now(), was_up).await;
         self.judge_check(watched, service, seen, kind, true).await
     }
 

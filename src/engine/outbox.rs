@@ -387,9 +387,10 @@ impl Outbox {
             }
             if groups.len() < AT_ONCE {
                 let merging = first.notification.digest.is_none() && now >= first.merge_from;
-                // Owed within the group wait of the first.
-                let together = first.due + group_wait;
-                let joins = |row: &&Row| row.subject() == first.subject() && (merging || row.due <= together);
+                let joins = |row: &&Row| {
+                    row.subject() == first.subject()
+                        && (merging || are_together(&first.notification, &row.notification, group_wait))
+                };
                 let group = match first.notification.digest {
                     Some(_) => vec![first.notification.clone()],
                     None => rows.owed.iter().filter(joins).map(|row| row.notification.clone()).collect(),
@@ -445,6 +446,7 @@ impl Outbox {
     /// Puts everything that waits into one digest, which takes the place of its rows.
     fn gather(&self, lane: &Lane, mut rows: MutexGuard<'_, Rows>, receiver: &Receiver, engine: &Engine) -> Next {
         let (now, wall) = (Instant::now(), engine.clock.now());
+        let group_wait = engine.config().notify.group_wait;
         let mut order: Vec<String> = Vec::new();
         let mut by_alert: HashMap<String, (bool, Vec<Notification>)> = HashMap::new();
         let blocked: HashSet<String> = rows
@@ -472,7 +474,10 @@ impl Outbox {
         let mut joined: Vec<(DigestItem, Notification)> = Vec::new();
         for (after_long, group) in order.iter().filter_map(|alert_id| by_alert.get(alert_id)) {
             closes.extend(group.iter().map(|row| row.id.clone()));
-            if let Some(Joined::Send { notification, .. }) = join(group, *after_long) {
+            // What began and ended is told, unless it was within the group wait.
+            let ends = group.first().zip(group.last());
+            let apart = ends.is_some_and(|(first, last)| !are_together(first, last, group_wait));
+            if let Some(Joined::Send { notification, .. }) = join(group, *after_long || apart) {
                 joined.push((DigestItem::of(&notification, group.len()), *notification));
             }
         }
@@ -602,6 +607,11 @@ fn subject_of(notification: &Notification) -> &str {
         Some(_) => &notification.id,
         None => &notification.notice.alert.id,
     }
+}
+
+/// Owed within the group wait of each other: by the times they were owed at, which a restart does not change.
+fn are_together(first: &Notification, later: &Notification, group_wait: Duration) -> bool {
+    span(first.notice.at, later.notice.at) <= group_wait
 }
 
 impl Lane {

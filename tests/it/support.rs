@@ -297,6 +297,8 @@ async fn play(
 pub struct Recorder {
     pub address: SocketAddr,
     messages: Arc<Mutex<Vec<Received>>>,
+    /// Keys of every message that came, taken or not.
+    tried: Arc<Mutex<Vec<String>>>,
     arrived: Arc<Notify>,
     code: watch::Sender<u16>,
     task: tokio::task::JoinHandle<()>,
@@ -333,16 +335,17 @@ impl Recorder {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let messages = Arc::<Mutex<Vec<Received>>>::default();
+        let tried = Arc::<Mutex<Vec<String>>>::default();
         let arrived = Arc::new(Notify::new());
         let (code, codes) = watch::channel(200);
-        let (kept, told) = (messages.clone(), arrived.clone());
+        let (kept, keys, told) = (messages.clone(), tried.clone(), arrived.clone());
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                tokio::spawn(record(stream, kept.clone(), told.clone(), codes.clone()));
+                tokio::spawn(record(stream, kept.clone(), keys.clone(), told.clone(), codes.clone()));
             }
         });
-        Self { address, messages, arrived, code, task }
+        Self { address, messages, tried, arrived, code, task }
     }
 
     pub fn url(&self) -> String {
@@ -356,6 +359,10 @@ impl Recorder {
 
     pub fn messages(&self) -> Vec<Received> {
         self.messages.lock().unwrap().clone()
+    }
+
+    pub fn tried(&self) -> Vec<String> {
+        self.tried.lock().unwrap().clone()
     }
 
     /// `kind component` of each message, in order.
@@ -384,6 +391,7 @@ impl Recorder {
 async fn record(
     stream: TcpStream,
     messages: Arc<Mutex<Vec<Received>>>,
+    tried: Arc<Mutex<Vec<String>>>,
     arrived: Arc<Notify>,
     codes: watch::Receiver<u16>,
 ) {
@@ -408,6 +416,9 @@ async fn record(
             return;
         }
         let code = *codes.borrow();
+        if let Some(key) = headers.get("idempotency-key") {
+            tried.lock().unwrap().push(key.clone());
+        }
         if (200..300).contains(&code) {
             let body = serde_json::from_slice(&body).unwrap();
             messages.lock().unwrap().push(Received { headers, body });
