@@ -9,6 +9,7 @@ mod binary;
 mod cli;
 mod config;
 mod day;
+mod kills;
 mod life;
 mod maintenance;
 mod outages;
