@@ -5,6 +5,7 @@ pub mod commit;
 pub mod counters;
 mod evaluate;
 pub mod history;
+pub mod host;
 pub mod housekeeping;
 mod keeper;
 pub mod live;
@@ -17,6 +18,7 @@ mod registry;
 pub mod restore;
 pub mod scheduler;
 mod supervise;
+pub mod system;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,7 @@ use uuid::Uuid;
 
 use self::commit::{Commit, Committer, Transition};
 use self::counters::{Counters, SkipCause};
+use self::host::Host;
 use self::live::{Live, Taken, Watched};
 use self::maintenance::{NotDurable, Windows};
 use self::mirror::Mirror;
@@ -45,6 +48,7 @@ use crate::domain::alert::Told;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
 use crate::domain::event::{Event, EventKind};
+use crate::domain::host::HostPolicy;
 use crate::domain::judge::{Bench, Decision, Judge};
 use crate::domain::maintenance::InForce;
 use crate::domain::notification::{Delivery, Notification};
@@ -74,6 +78,7 @@ pub struct EngineConfig {
     pub outage: OutagePolicy,
     pub alert: AlertPolicy,
     pub detection: DetectionPolicy,
+    pub host: HostPolicy,
     /// Period of rules that depend on time.
     pub alert_check_interval: Duration,
     /// Checks in flight at most.
@@ -115,6 +120,7 @@ pub struct Engine {
     pub mirror: Mirror,
     pub reload: registry::ReloadLog,
     pub windows: Windows,
+    host: Host,
     registrar: Registrar,
     /// Services whose checks are due to be written to the check history.
     to_keep: Mutex<Vec<Arc<Watched>>>,
@@ -166,6 +172,7 @@ impl Engine {
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
+            host: Host::default(),
             registrar: Registrar::default(),
             to_keep: Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
@@ -631,6 +638,7 @@ impl Engine {
         });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
+        self.supervised(&parts, "host", stop, |engine, stop| async move { engine.watch_host(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
         for lane in 0..self.outbox.lanes() {
             self.supervised(&parts, "outbox", stop, move |engine, stop| async move {

@@ -18,3 +18,4 @@ mod redis;
 mod registry;
 mod secured;
 mod support;
+mod system;
