@@ -20,6 +20,7 @@ pub mod serve;
 mod services;
 pub mod state;
 mod status;
+mod system;
 
 use std::time::Duration;
 
@@ -59,6 +60,17 @@ pub fn router(state: ApiState) -> Router {
         .route("/health/services", get(health::services).post(registry::register))
         .route("/health/services/{name}", get(endpoints::show_health).put(registry::update).delete(registry::remove))
         .route("/health/service/{name}", get(health::service))
+        .route("/health/system", get(system::system))
+        .route("/health/system/cpu", get(system::cpu))
+        .route("/health/system/memory", get(system::memory))
+        .route("/health/system/disk", get(system::disk))
+        .route("/health/system/network", get(system::network))
+        .route("/health/metrics", get(system::metrics))
+        .route("/health/detailed", get(system::detailed))
+        .route("/api/health/services", get(system::words))
+        .route("/status", get(system::status))
+        .route("/report", get(system::report))
+        .route("/reports/health", get(system::report))
         .route("/services", get(services::registry).post(registry::register))
         .route("/services/{id}", get(endpoints::show).put(registry::update).delete(registry::remove))
         .route("/services/{id}/check", post(endpoints::check))
@@ -66,6 +78,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/services/{id}/history", get(endpoints::history))
         .route("/services/{id}/availability", get(endpoints::availability))
         .route("/services/{id}/impact", get(endpoints::impact))
+        .route("/services/{id}/health", get(endpoints::health))
+        .route("/services/{id}/alerts/thresholds", post(registry::thresholds))
+        .route("/services/{id}/alerts/status", get(endpoints::alert_status))
         .route("/services/status/summary", get(endpoints::summary))
         .route("/api/v1/services/status", get(endpoints::booleans))
         .route("/services/dependencies", get(services::dependencies))

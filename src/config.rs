@@ -17,6 +17,7 @@ use crate::api::{ApiConfig, AuthScope, Keys};
 use crate::domain::alert::Severity;
 use crate::domain::classify::LatencyLimits;
 use crate::domain::egress::{Allow, EgressPolicy};
+use crate::domain::host::HostPolicy;
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, FlapPolicy, OutagePolicy};
 use crate::domain::routing::Routing;
 use crate::domain::service::{Limits, Service, Source as Origin};
@@ -209,6 +210,12 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         outage,
         alert,
         detection,
+        host: HostPolicy {
+            interval: r.duration("host", "system_check_interval", Unit::Seconds, 1000),
+            cpu_percent: r.percent("host", "critical_cpu_threshold"),
+            memory_percent: r.percent("host", "critical_memory_threshold"),
+            disk_percent: r.percent("host", "critical_disk_threshold"),
+        },
         alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100),
         max_concurrent_checks: concurrent as usize,
         pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,

@@ -6,6 +6,7 @@ pub mod commit;
 pub mod counters;
 mod evaluate;
 pub mod history;
+pub mod host;
 pub mod housekeeping;
 mod keeper;
 pub mod live;
@@ -20,6 +21,7 @@ mod registry;
 pub mod restore;
 pub mod scheduler;
 mod supervise;
+pub mod system;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +38,7 @@ use uuid::Uuid;
 
 use self::commit::{Commit, Committer, Transition};
 use self::counters::{Counters, SkipCause};
+use self::host::Host;
 use self::live::{Live, Taken, Watched};
 use self::maintenance::{NotDurable, Windows};
 use self::mirror::Mirror;
@@ -48,6 +51,7 @@ use crate::clock::Clock;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
 use crate::domain::event::{Event, EventKind};
+use crate::domain::host::HostPolicy;
 use crate::domain::judge::{Bench, Decision, Judge};
 use crate::domain::maintenance::InForce;
 use crate::domain::notification::{Delivery, Notification};
@@ -77,6 +81,7 @@ pub struct EngineConfig {
     pub outage: OutagePolicy,
     pub alert: AlertPolicy,
     pub detection: DetectionPolicy,
+    pub host: HostPolicy,
     /// Period of rules that depend on time.
     pub alert_check_interval: Duration,
     /// Checks in flight at most.
@@ -122,6 +127,7 @@ pub struct Engine {
     pub reload: registry::ReloadLog,
     pub windows: Windows,
     references: references::Watch,
+    host: Host,
     registrar: Registrar,
     /// Services whose checks are due to be written to the check history.
     to_keep: Mutex<Vec<Arc<Watched>>>,
@@ -174,6 +180,7 @@ impl Engine {
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
             references: references::Watch::default(),
+            host: Host::default(),
             registrar: Registrar::default(),
             to_keep: Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
@@ -652,6 +659,7 @@ impl Engine {
         self.supervised(&parts, "references", stop, |engine, stop| async move { engine.ask_references(&stop).await });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
+        self.supervised(&parts, "host", stop, |engine, stop| async move { engine.watch_host(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
         for lane in 0..self.outbox.lanes() {
             self.supervised(&parts, "outbox", stop, move |engine, stop| async move {

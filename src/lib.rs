@@ -8,8 +8,8 @@
 //! | --- | --- |
 //! | [`cli`], [`config`], [`telemetry`], [`app`], [`demo`] | everything below |
 //! | [`api`] | `engine`, `store`, `events`, `clock`, `domain` |
-//! | [`engine`] | `probes`, `remedy`, `store`, `notify`, `events`, `clock`, `domain` |
-//! | [`probes`], [`remedy`], [`store`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
+//! | [`engine`] | `probes`, `host`, `remedy`, `store`, `notify`, `events`, `clock`, `domain` |
+//! | [`probes`], [`host`], [`remedy`], [`store`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
 //! | [`domain`] | nothing of ours; no I/O, no async, no clock |
 
 pub mod api;
@@ -21,6 +21,7 @@ pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod events;
+pub mod host;
 pub mod notify;
 pub mod probes;
 pub mod remedy;

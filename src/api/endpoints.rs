@@ -20,12 +20,13 @@ use super::input::{Asked, nothing};
 use super::lists;
 use super::record::{INACTIVE, flat, ms, present, record, status_record, tag};
 use super::registry::not_found;
+use crate::domain::alert::{AlertType, Component, Told};
 use crate::domain::observation::clean;
 use crate::domain::outage::outage_numbers;
 use crate::domain::registration::Door;
 use crate::domain::service::ServiceName;
 use crate::domain::status::Status;
-use crate::domain::time::{Stamp, round2};
+use crate::domain::time::{Stamp, round2, round6};
 use crate::engine::history::HistoryError;
 use crate::engine::live::Watched;
 use crate::store::records::OutageFilter;
@@ -263,6 +264,39 @@ pub(super) async fn impact(State(app): State<ApiState>, id: Named) -> Result<Jso
         "critical_path_affected": on_path,
         "root_cause": app.engine.root_cause(&name),
         "redundancy_reduced": weakened,
+    })))
+}
+
+/// `GET /services/{id}/health`: how it is, in the flat fields of 002.
+pub(super) async fn health(State(app): State<ApiState>, id: Named, headers: HeaderMap) -> Result<Response, ApiError> {
+    let watched = find(&app, &named(id))?;
+    lists::answer_as(&headers, &tag(&watched), || {
+        let mut fields = flat(&app, &watched);
+        fields.shift_remove("success_rate");
+        fields
+    })
+}
+
+/// `GET /services/{id}/alerts/status`: the worse of its alerts about errors and slowness, in the words of 002.
+pub(super) async fn alert_status(State(app): State<ApiState>, id: Named) -> Result<Json<Value>, ApiError> {
+    let watched = find(&app, &named(id))?;
+    let service = watched.service();
+    let component = Component::Service(service.name.clone());
+    let kinds = [("response_time", AlertType::HighResponseTime), ("error_rate", AlertType::HighErrorRate)];
+    let alerts = kinds.iter().filter_map(|(word, kind)| Some((*word, app.engine.live.find_alert(&component, *kind)?)));
+    // Of two that are equally bad the one about errors.
+    let alert = alerts.max_by_key(|(_, alert)| alert.severity);
+    let window = app.engine.config().alert.error_rate_window;
+    let recent = watched.lock().history.since(app.engine.clock.now(), window);
+    Ok(Json(json!({
+        "service_name": service.name,
+        "threshold_exceeded": alert.is_some(),
+        "error_count": (100.0 * recent.error_rate()).round() as u64,
+        "threshold_limit": round2(100.0 * service.limits.error_rate_critical),
+        "alert_sent": alert.as_ref().is_some_and(|(_, alert)| alert.told == Told::Yes),
+        "alert_type": alert.as_ref().map(|(word, _)| *word),
+        "current_value": alert.as_ref().and_then(|(_, alert)| alert.current_value).map(round6),
+        "threshold_value": alert.as_ref().and_then(|(_, alert)| alert.threshold).map(round6),
     })))
 }
 

@@ -233,6 +233,7 @@ fn sentence(path: &str) -> &'static str {
     match path {
         "/health" => "Health check failed",
         "/health/services" => "Failed to get services health",
+        "/health/system" => "Health check failed: internal error",
         "/services" => "Failed to get service discovery",
         "/services/dependencies" => "Failed to get service dependencies",
         "/metrics" => "Failed to get metrics",

@@ -120,6 +120,7 @@ fn itself(app: &ApiState) -> Value {
     if let Some(error) = reload.as_ref().and_then(|reload| reload.error.as_ref()) {
         problems.push(format!("services file not reloaded: {error}"));
     }
+    problems.extend(engine.host().problems());
     problems.extend(engine.records_set_aside().map(str::to_owned));
     problems.extend(broken_promises(app));
 

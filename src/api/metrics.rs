@@ -19,6 +19,7 @@ use super::error::{ApiError, Invalid};
 use super::health::{find, latest_ms, named};
 use super::input::Asked;
 use super::{lists, prometheus};
+use crate::domain::host::Resource;
 use crate::domain::rollup::{Resolution, Rollup};
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::time::{Stamp, round2, round6};
@@ -26,6 +27,8 @@ use crate::engine::live::{Inner, Watched};
 use crate::engine::metrics::{MINUTE, ServiceMetrics, SystemMetrics, availability};
 
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
+/// What clients of 002 call a megabyte.
+const MEBIBYTE: f64 = 1_048_576.0;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Points of a history when nothing else is asked for, and at most: CONTRACT.md 9.5.
 const POINTS: usize = 1000;
@@ -45,6 +48,10 @@ struct MetricsBody {
     system: SystemMetrics,
     services: BTreeMap<ServiceName, ServiceMetrics>,
     timestamp: Stamp,
+    cpu_usage_percent: Option<f64>,
+    memory_usage_mb: Option<f64>,
+    disk_usage_percent: Option<f64>,
+    network_connections: Option<u64>,
     uptime_seconds: u64,
     custom_metrics: Value,
 }
@@ -74,9 +81,9 @@ pub(super) async fn history(State(app): State<ApiState>, asked: Asked) -> Result
     })))
 }
 
-fn point(rollup: &Rollup) -> Value {
+pub(super) fn point(rollup: &Rollup) -> Value {
     let (counts, latency) = (rollup.counts, rollup.pool());
-    json!({
+    let mut point = json!({
         "timestamp": Stamp(crate::domain::time::from_ms(rollup.at_ms)),
         "metrics": {
             "checks": counts.checks, "errors": counts.not_healthy(), "error_rate": round6(counts.error_rate()),
@@ -87,7 +94,14 @@ fn point(rollup: &Rollup) -> Value {
             "availability_percent": rollup.parts.uptime_percent().map(round2),
             "status": rollup.status,
         },
-    })
+    });
+    if let Some(host) = rollup.host {
+        point["metrics"]["cpu_usage_percent"] = json!(host.cpu_percent.map(round2));
+        point["metrics"]["memory_usage_percent"] = json!(host.memory_percent.map(round2));
+        point["metrics"]["disk_usage_percent"] = json!(host.disk_percent.map(round2));
+        point["metrics"]["load_average"] = json!(host.load_average.map(|load| load.map(round2)));
+    }
+    point
 }
 
 /// `GET /metrics/{name}`: the numbers of one service for clients of 002; zeros and nulls before the first check.
@@ -202,8 +216,16 @@ fn body(app: &ApiState) -> MetricsBody {
         .collect();
     let infrastructure = roster.watched.iter().filter(|watched| watched.service().is_infrastructure()).count();
     let success = if system.total_requests == 0 { None } else { Some(round6(1.0 - system.error_rate)) };
+    let host = app.engine.host();
+    let sample = host.sample.as_ref();
+    let vitals = sample.and_then(|sample| sample.vitals.as_ref());
+    let usage = |resource| sample.and_then(|sample| sample.usage(resource)).map(round2);
     MetricsBody {
         timestamp: Stamp(now),
+        cpu_usage_percent: usage(Resource::Cpu),
+        memory_usage_mb: vitals.map(|vitals| round2(vitals.memory.ours().used_bytes as f64 / MEBIBYTE)),
+        disk_usage_percent: usage(Resource::Disk),
+        network_connections: vitals.map(|vitals| vitals.connections),
         uptime_seconds: app.uptime_s(),
         custom_metrics: json!({
             "total_registered_services": roster.watched.len() - infrastructure,

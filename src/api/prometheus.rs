@@ -12,6 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::ApiState;
+use crate::domain::host::Resource;
 use crate::domain::service::Service;
 use crate::domain::status::Status;
 use crate::engine::counters::{LATENESS_BOUNDS, SkipCause};
@@ -199,6 +200,18 @@ impl Snapshot {
         let reload = engine.reload.latest().is_none_or(|reload| reload.error.is_none());
         family(to, "infra_config_reload_success", "The latest reload of the services file was taken", gauge)?
             .gauge(&[], f64::from(u8::from(reload)))?;
+        let host = engine.host();
+        let usages = [
+            ("infra_host_cpu_usage_ratio", "CPU in use, of the machine or container", Resource::Cpu),
+            ("infra_host_memory_usage_ratio", "Memory in use, of the machine or container", Resource::Memory),
+            ("infra_host_disk_usage_ratio", "The fullest disk", Resource::Disk),
+        ];
+        for (name, help, resource) in usages {
+            // Absent rather than 0 while it cannot be seen.
+            if let Some(percent) = host.sample.as_ref().and_then(|sample| sample.usage(resource)) {
+                family(to, name, help, gauge)?.gauge(&[], percent / 100.0)?;
+            }
+        }
         let mut panics = family(to, "infra_panics", "Panics caught, the part started again", MetricType::Counter)?;
         for (task, count) in engine.counters.panics() {
             panics.counter(&[("task", task)], count)?;

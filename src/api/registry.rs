@@ -11,18 +11,20 @@ use axum::http::header::ETAG;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::error::ApiError;
 use super::health::named;
-use super::input::{if_match, nothing, object, refused};
+use super::input::{if_match, nothing, object, refused, unknown_field};
 use super::record::{record, tag};
 use crate::domain::definitions::{Applied, Change, MOST_REGISTERED, Refused};
 use crate::domain::observation::clean;
 use crate::domain::registration::{Door, Given};
 use crate::domain::service::{Service, ServiceName};
+use crate::domain::spec::Problem;
 use crate::domain::state::ServiceState;
+use crate::domain::time::round6;
 use crate::domain::window::History;
 use crate::engine::live::Watched;
 use crate::engine::registrar::Denied;
@@ -85,6 +87,56 @@ pub(super) async fn remove(
     let change = Change::Remove { name: known(&name, door)?, if_match: if_match(&headers)? };
     settle(&app, change, &name, &Map::new(), door).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /services/{id}/alerts/thresholds`: the critical limits of a service, in the words of 002.
+pub(super) async fn thresholds(State(app): State<ApiState>, name: Named, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let name = named(name);
+    let sent = object(&body)?;
+    let id = known(&name, Door::Services)?;
+    let watched = app.engine.live.find(&id).ok_or_else(|| not_found(&name, Door::Services))?;
+    let limits = watched.service().limits;
+    let mut table = Map::new();
+    for (field, value) in &sent {
+        // Its name in a definition, what one of 002's is there, and the warning limit it must be worse than.
+        let (limit, factor, range, milder) = match field.as_str() {
+            "response_time_ms" => ("response_time_critical_ms", 1.0, 1.0..=1e9, limits.latency.warning_ms as f64),
+            "error_rate" => ("error_rate_critical", 1.0, f64::MIN_POSITIVE..=1.0, limits.error_rate_warning),
+            "availability" => ("uptime_critical", 100.0, 0.0..=1.0, limits.uptime_warning),
+            _ => return Err(unknown_field(field)),
+        };
+        let refuse = |rule: String| Problem { field: field.clone(), message: rule };
+        let problem = match value.as_f64() {
+            None if value.is_null() => None,
+            Some(number) if range.contains(&number) => {
+                let given = number * factor;
+                let worse = if limit == "uptime_critical" { given < milder } else { given > milder };
+                let side = if limit == "uptime_critical" { "below" } else { "above" };
+                (!worse).then(|| refuse(format!("must be {side} the warning limit, {}", round6(milder / factor))))
+            }
+            _ => Some(refuse(format!("must be a number from {} to {}", round6(*range.start()), range.end()))),
+        };
+        if let Some(problem) = problem {
+            return Err(refused(vec![problem], &sent));
+        }
+        let given = value.as_f64().map_or(Value::Null, |number| Value::from(round6(number * factor)));
+        table.insert(limit.to_owned(), given);
+    }
+    let given = Map::from_iter([("thresholds".to_owned(), Value::Object(table))]);
+    let given = Given::read(given).map_err(|problems| refused(problems, &sent))?;
+    let change = Change::Update { name: id, given, if_match: None };
+    match settle(&app, change, &name, &sent, Door::Services).await? {
+        Applied::Created(service) | Applied::Replaced(service) | Applied::Unchanged(service) => Ok(Json(json!({
+            "message": format!("Alert thresholds of '{}' updated", service.name),
+            "service_name": service.name,
+            "thresholds": {
+                "response_time_ms": service.limits.latency.critical_ms,
+                "error_rate": round6(service.limits.error_rate_critical),
+                "availability": round6(service.limits.uptime_critical / 100.0),
+            },
+        }))),
+        Applied::Removed => Err(not_found(&name, Door::Services)),
+    }
 }
 
 fn known(name: &str, door: Door) -> Result<ServiceName, ApiError> {

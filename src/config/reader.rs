@@ -86,6 +86,7 @@ fn twin(key: &str) -> Option<String> {
         "service_check_timeout",
         "http_request_timeout",
         "service_health_check_interval",
+        "system_check_interval",
         "response_time_warning",
         "response_time_critical",
     ];

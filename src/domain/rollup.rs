@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::histogram::Pool;
+use super::host::HostMeans;
 use super::maintenance::Span;
 use super::status::Status;
 use super::window::{Counts, Parts, Phase};
@@ -51,6 +52,9 @@ pub struct Rollup {
     pub parts: Parts,
     /// The worst status seen.
     pub status: Status,
+    /// The host beside the fleet; none in the roll-ups of a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostMeans>,
 }
 
 impl Rollup {
@@ -64,6 +68,11 @@ impl Rollup {
         self.latency = latency.into_iter().collect();
         self.parts.merge(other.parts);
         self.status = worse(self.status, other.status);
+        match (&mut self.host, &other.host) {
+            (Some(host), Some(other)) => host.merge(other),
+            (None, other) => self.host = *other,
+            (Some(_), None) => {}
+        }
     }
 
     pub fn pool(&self) -> Pool {

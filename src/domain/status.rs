@@ -83,6 +83,16 @@ impl StatusCounts {
     pub fn overall(&self) -> Status {
         if self.degraded + self.unhealthy > 0 { Status::Degraded } else { Status::Healthy }
     }
+
+    /// The word of `/status` and `/health/detailed` over the services that are judged (CONTRACT.md 7.3).
+    pub fn operational(&self) -> Status {
+        match self {
+            Self { unhealthy: 1.., .. } => Status::Unhealthy,
+            Self { degraded: 1.., .. } => Status::Degraded,
+            Self { healthy: 1.., unknown: 0, .. } => Status::Healthy,
+            _ => Status::Unknown,
+        }
+    }
 }
 
 /// The word of `/status/critical`: how many critical services have an issue, of how many.
@@ -136,6 +146,22 @@ mod tests {
         counts.remove(Status::Degraded);
         counts.add(Status::Unhealthy);
         assert_eq!(counts.overall(), Status::Degraded);
+    }
+
+    #[test]
+    fn the_operational_word_is_that_of_the_worst_and_unknown_when_somebody_is() {
+        use Status::{Degraded, Healthy, Unhealthy, Unknown};
+        let check = |of: &[Status], word| {
+            let mut counts = StatusCounts::default();
+            of.iter().for_each(|status| counts.add(*status));
+            assert_eq!(counts.operational(), word, "{of:?}");
+        };
+        check(&[], Unknown);
+        check(&[Healthy], Healthy);
+        check(&[Unknown], Unknown);
+        check(&[Healthy, Unknown], Unknown);
+        check(&[Healthy, Unknown, Degraded], Degraded);
+        check(&[Degraded, Unhealthy, Unknown], Unhealthy);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::commit::Transition;
 use super::live::Watched;
 use super::{Engine, held};
 use crate::domain::check::CheckRun;
+use crate::domain::rollup::Rollup;
 use crate::domain::time::from_ms;
 use crate::domain::window::RING;
 
@@ -81,7 +82,13 @@ impl Engine {
             }
         }
         let now = self.clock.now();
-        let minutes = self.live.take_minutes(now);
+        let mut minutes = self.live.take_minutes(now);
+        for (at_ms, host) in self.host.take_minutes(now) {
+            match minutes.iter_mut().find(|minute| minute.at_ms == at_ms) {
+                Some(minute) => minute.host = Some(host),
+                None => minutes.push(Rollup { at_ms, host: Some(host), ..Rollup::default() }),
+            }
+        }
         if minutes.is_empty() || !self.config().store.persist_checks {
             return;
         }

@@ -13,7 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
-use crate::domain::alert::{Alert, AlertType, Severity};
+use crate::domain::alert::{Alert, AlertType, Component, Severity};
 use crate::domain::check::{Check, name_hash};
 use crate::domain::histogram::Pool;
 use crate::domain::maintenance::{InForce, Span};
@@ -434,6 +434,11 @@ impl Live {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Something beside the services has changed that lists show.
+    pub(super) fn moved(&self) {
+        self.touch(false);
+    }
+
     /// Puts a service's new state in place, with the check that made it.
     /// `ended`: when an outage ended that no check closed.
     pub(super) fn apply(
@@ -531,6 +536,16 @@ impl Live {
         let list = Arc::new(list);
         *kept = Some((generation, list.clone()));
         list
+    }
+
+    /// The living alert of one kind about one component.
+    pub fn find_alert(&self, component: &Component, kind: AlertType) -> Option<Arc<Alert>> {
+        // Ids begin with component and kind; another component may begin with both.
+        let prefix = Alert::id_for(component, kind, 0);
+        let prefix = prefix.trim_end_matches('0');
+        let alerts = held(&self.alerts);
+        let mut found = alerts.range(prefix.to_owned()..).take_while(|(id, _)| id.starts_with(prefix));
+        found.find(|(_, alert)| alert.component == *component && alert.kind == kind).map(|(_, alert)| alert.clone())
     }
 
     pub fn alert_count(&self) -> usize {

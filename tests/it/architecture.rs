@@ -33,14 +33,16 @@ fn imports_point_down() {
     let below = |part: &str| -> &[&str] {
         match part {
             "domain" => &["domain"],
-            "clock" | "events" | "notify" | "probes" | "remedy" | "store" => &["domain"],
-            "engine" => &["probes", "remedy", "store", "notify", "events", "clock", "domain", "engine"],
+            // The host is looked at as targets are probed, and an action carried out as a message is sent: beside them.
+            "clock" | "events" | "host" | "notify" | "probes" | "remedy" | "store" => &["domain"],
+            "engine" => &["probes", "host", "remedy", "store", "notify", "events", "clock", "domain", "engine"],
             "api" => &["engine", "store", "events", "clock", "domain", "api"],
             _ => &[
                 "api",
                 "engine",
                 "probes",
                 "remedy",
+                "host",
                 "store",
                 "notify",
                 "events",

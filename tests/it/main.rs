@@ -21,3 +21,4 @@ mod registry;
 mod secured;
 mod storms;
 mod support;
+mod system;
