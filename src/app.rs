@@ -23,6 +23,7 @@ use crate::notify::{Channel, Receiver};
 use crate::probes::Clients;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
+use crate::store::streams::Streams;
 use crate::store::{RecordsAddress, StoreError};
 use crate::telemetry;
 
@@ -100,12 +101,16 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
         receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
     }
     let redis = Redis::new(&settings.engine.store.redis).map_err(|error| internal(&error))?;
+    let store = &settings.engine.store;
+    let streams = Streams::new(&store.redis, &store.streams, &settings.engine.instance);
+    let streams = streams.map_err(|error| internal(&error))?;
     let start = async || {
         let parts = Parts {
             config: settings.engine.clone(),
             clock: clock.clone(),
             records: Records::open(address).await?,
             redis: redis.clone(),
+            streams: streams.clone(),
             clients: clients.clone(),
             receivers: receivers.clone(),
         };

@@ -16,6 +16,7 @@ pub mod registrar;
 mod registry;
 pub mod restore;
 pub mod scheduler;
+pub mod streams;
 mod supervise;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -40,10 +41,12 @@ use self::outbox::Outbox;
 use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
+use self::streams::Exchange;
 use crate::clock::Clock;
 use crate::domain::alert::Told;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
+use crate::domain::ess::Inbound;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::judge::{Bench, Decision, Judge};
 use crate::domain::maintenance::InForce;
@@ -60,6 +63,7 @@ use crate::probes::{self, Clients};
 use crate::store::StoreConfig;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
+use crate::store::streams::Streams;
 
 /// Newest answers a verdict on slowness looks at: CONTRACT.md 10.4.
 const LATEST_ANSWERS: usize = 5;
@@ -76,6 +80,8 @@ pub struct EngineConfig {
     pub detection: DetectionPolicy,
     /// Period of rules that depend on time.
     pub alert_check_interval: Duration,
+    /// Period of `health.snapshot_updated`.
+    pub snapshot_interval: Duration,
     /// Checks in flight at most.
     pub max_concurrent_checks: usize,
     /// Services whose connections may be pooled at most.
@@ -98,6 +104,7 @@ pub struct Parts {
     pub clock: Clock,
     pub records: Records,
     pub redis: Option<Redis>,
+    pub streams: Option<Streams>,
     pub clients: Clients,
     pub receivers: Vec<Receiver>,
 }
@@ -113,6 +120,7 @@ pub struct Engine {
     pub commit: Commit,
     pub outbox: Outbox,
     pub mirror: Mirror,
+    exchange: Exchange,
     pub reload: registry::ReloadLog,
     pub windows: Windows,
     registrar: Registrar,
@@ -164,6 +172,7 @@ impl Engine {
             live: Live::default(),
             outbox: Outbox::new(parts.receivers, &parts.config.notify),
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
+            exchange: Exchange::new(parts.streams),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
             registrar: Registrar::default(),
@@ -632,6 +641,12 @@ impl Engine {
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
+        self.supervised(&parts, "publisher", stop, |engine, stop| async move { engine.publish_events(&stop).await });
+        for kind in Inbound::ALL {
+            self.supervised(&parts, "listener", stop, move |engine, stop| async move {
+                engine.listen(kind, &stop).await;
+            });
+        }
         for lane in 0..self.outbox.lanes() {
             self.supervised(&parts, "outbox", stop, move |engine, stop| async move {
                 engine.outbox.run(lane, &engine, &stop).await;

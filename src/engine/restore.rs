@@ -46,6 +46,7 @@ impl Engine {
         let mut stored = self.records.restore(Since { alerts: now - recent, outages: now - WINDOW }).await?;
         let newest = stored.events.last().map_or(0, |event| event.sequence);
         self.committer.lock().await.events_from(newest);
+        self.restore_streams(newest).await?;
         self.restore_windows(std::mem::take(&mut stored.windows));
         let windows = listed.windows.clone();
         let (registry, set_aside) = self.define(listed, std::mem::take(&mut stored.registrations)).await?;
