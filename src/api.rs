@@ -4,6 +4,7 @@
 pub mod auth;
 mod endpoints;
 mod error;
+mod events;
 mod gate;
 mod health;
 mod input;
@@ -82,6 +83,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/maintenance", get(maintenance::list).post(maintenance::create))
         .route("/maintenance/active", get(maintenance::active))
         .route("/maintenance/{id}", get(maintenance::show).put(maintenance::update).delete(maintenance::remove))
+        .route("/events", get(events::follow))
         .route("/config/reload", post(services::reload))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)

@@ -132,7 +132,7 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
     let committer = engine.start_committer(&stop_committer);
     let parts = engine.start(&stop);
     let reload = reload(engine.clone(), settings.services.clone(), settings.defaults.clone());
-    let state = ApiState::new(settings.api.clone(), engine.clone(), reload);
+    let state = ApiState::new(settings.api.clone(), engine.clone(), reload, stop.clone());
     Ok(App {
         engine,
         gate: Gate::new(state.clone()),

@@ -80,15 +80,14 @@ fn mark(name: &str, value: i64, at_ms: i64) -> Fact {
 }
 
 impl Engine {
-    /// Takes up where the last run ended; `newest`: number of the newest event of the log.
+    /// Takes up where the last run ended, by what it marked; `newest`: number of the newest event of the log.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub(super) async fn restore_streams(&self, newest: i64) -> Result<(), StoreError> {
+    pub(super) async fn restore_streams(&self, newest: i64, marks: &[Fact]) -> Result<(), StoreError> {
         if self.exchange.streams.is_none() {
             return Ok(());
         }
-        let marks = self.records.facts(FactKind::Mark).await?;
         let value = |name: &str| marks.iter().find(|fact| fact.name == name)?.value.as_deref()?.parse::<i64>().ok();
         let place = value(PLACE);
         // A first start begins at the present end: what happened before is no news.
