@@ -9,6 +9,7 @@ mod binary;
 mod cli;
 mod config;
 mod day;
+mod events;
 mod maintenance;
 mod outages;
 mod probes;
