@@ -5,6 +5,7 @@ mod alerts;
 pub mod auth;
 mod endpoints;
 mod error;
+mod events;
 mod gate;
 mod health;
 mod input;
@@ -110,6 +111,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/notifications/dead-letters/replay", post(notifications::replay))
         .route("/notifications/test/{receiver}", post(notifications::test))
         .route("/api/health/alerts", get(alerts::newest))
+        .route("/events", get(events::follow))
         .route("/config/reload", post(services::reload))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)

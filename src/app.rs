@@ -23,6 +23,7 @@ use crate::notify::{Channel, Receiver};
 use crate::probes::Clients;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
+use crate::store::streams::Streams;
 use crate::store::{RecordsAddress, StoreError};
 use crate::telemetry;
 
@@ -100,12 +101,16 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
         receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
     }
     let redis = Redis::new(&settings.engine.store.redis).map_err(|error| internal(&error))?;
+    let store = &settings.engine.store;
+    let streams = Streams::new(&store.redis, &store.streams, &settings.engine.instance);
+    let streams = streams.map_err(|error| internal(&error))?;
     let start = async || {
         let parts = Parts {
             config: settings.engine.clone(),
             clock: clock.clone(),
             records: Records::open(address).await?,
             redis: redis.clone(),
+            streams: streams.clone(),
             clients: clients.clone(),
             receivers: receivers.clone(),
         };
@@ -127,7 +132,7 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
     let committer = engine.start_committer(&stop_committer);
     let parts = engine.start(&stop);
     let reload = reload(engine.clone(), settings.services.clone(), settings.defaults.clone());
-    let state = ApiState::new(settings.api.clone(), engine.clone(), reload);
+    let state = ApiState::new(settings.api.clone(), engine.clone(), reload, stop.clone());
     Ok(App {
         engine,
         gate: Gate::new(state.clone()),

@@ -26,7 +26,7 @@ use crate::engine::EngineConfig;
 use crate::engine::references::ReferenceConfig;
 use crate::notify::NotifyConfig;
 use crate::notify::webhook::WebhookConfig;
-use crate::store::{RecordsAddress, RedisConfig, StoreConfig};
+use crate::store::{RecordsAddress, RedisConfig, StoreConfig, StreamsConfig};
 use crate::telemetry::{LogConfig, LogFormat};
 
 /// The key printed in the source document: CONTRACT.md section 2. Public knowledge.
@@ -217,6 +217,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
             disk_percent: r.percent("host", "critical_disk_threshold"),
         },
         alert_check_interval: r.duration("alerts", "alert_check_interval_ms", Unit::Milliseconds, 100),
+        snapshot_interval: r.duration("events", "health_check_interval", Unit::Seconds, 1000),
         max_concurrent_checks: concurrent as usize,
         pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
         notify,
@@ -454,9 +455,34 @@ fn store(r: &mut Reader) -> StoreConfig {
         records,
         persist_checks: r.boolean("records", "enable_metrics_persistence"),
         redis,
+        streams: streams(r),
         check_retention: days(r, "metrics_retention_days", 1).max(days(r, "cleanup_retention_days", 1)),
         outage_retention: (!outage_days.is_zero()).then_some(outage_days),
         cleanup_interval: r.duration("retention", "cleanup_interval", Unit::Seconds, 60_000),
+    }
+}
+
+fn streams(r: &mut Reader) -> StreamsConfig {
+    for key in ["event_stream_prefix", "event_group_prefix", "event_dlq_prefix", "event_source"] {
+        if r.text("events", key).chars().any(|c| c.is_whitespace() || c.is_control()) {
+            r.refuse("events", key, "must not hold blanks or control characters");
+        }
+    }
+    if r.text("events", "event_source").is_empty() {
+        r.refuse("events", "event_source", "must not be empty: it names us to other parties");
+    }
+    if r.text("events", "event_stream_prefix") == r.text("events", "event_dlq_prefix") {
+        r.refuse("events", "event_dlq_prefix", "must differ from event_stream_prefix");
+    }
+    StreamsConfig {
+        stream_prefix: r.text("events", "event_stream_prefix"),
+        group_prefix: r.text("events", "event_group_prefix"),
+        dead_prefix: r.text("events", "event_dlq_prefix"),
+        source: r.text("events", "event_source"),
+        longest: r.number("events", "event_stream_maxlen", 1..=100_000_000) as usize,
+        max_age: r.duration("events", "event_max_age_seconds", Unit::Seconds, 1),
+        from_beginning: r.boolean("events", "eventbus_reset_to_beginning"),
+        claim_idle: r.duration("events", "event_claim_idle_ms", Unit::Milliseconds, 10),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod classify;
 pub mod definitions;
 pub mod dependency;
 pub mod egress;
+pub mod ess;
 pub mod event;
 pub mod histogram;
 pub mod impairment;

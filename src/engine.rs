@@ -20,6 +20,7 @@ pub mod registrar;
 mod registry;
 pub mod restore;
 pub mod scheduler;
+pub mod streams;
 mod supervise;
 pub mod system;
 
@@ -47,9 +48,11 @@ use self::references::ReferenceConfig;
 use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
+use self::streams::Exchange;
 use crate::clock::Clock;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
+use crate::domain::ess::Inbound;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::host::HostPolicy;
 use crate::domain::judge::{Bench, Decision, Judge};
@@ -67,6 +70,7 @@ use crate::probes::{self, Clients};
 use crate::store::StoreConfig;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
+use crate::store::streams::Streams;
 
 /// Newest answers a verdict on slowness looks at: CONTRACT.md 10.4.
 const LATEST_ANSWERS: usize = 5;
@@ -84,6 +88,8 @@ pub struct EngineConfig {
     pub host: HostPolicy,
     /// Period of rules that depend on time.
     pub alert_check_interval: Duration,
+    /// Period of `health.snapshot_updated`.
+    pub snapshot_interval: Duration,
     /// Checks in flight at most.
     pub max_concurrent_checks: usize,
     /// Services whose connections may be pooled at most.
@@ -109,6 +115,7 @@ pub struct Parts {
     pub clock: Clock,
     pub records: Records,
     pub redis: Option<Redis>,
+    pub streams: Option<Streams>,
     pub clients: Clients,
     pub receivers: Vec<Receiver>,
 }
@@ -124,6 +131,7 @@ pub struct Engine {
     pub commit: Commit,
     pub outbox: Outbox,
     pub mirror: Mirror,
+    exchange: Exchange,
     pub reload: registry::ReloadLog,
     pub windows: Windows,
     references: references::Watch,
@@ -177,6 +185,7 @@ impl Engine {
             live: Live::default(),
             outbox: Outbox::new(parts.receivers, &parts.config.notify),
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
+            exchange: Exchange::new(parts.streams),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
             references: references::Watch::default(),
@@ -661,6 +670,12 @@ impl Engine {
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
         self.supervised(&parts, "host", stop, |engine, stop| async move { engine.watch_host(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
+        self.supervised(&parts, "publisher", stop, |engine, stop| async move { engine.publish_events(&stop).await });
+        for kind in Inbound::ALL {
+            self.supervised(&parts, "listener", stop, move |engine, stop| async move {
+                engine.listen(kind, &stop).await;
+            });
+        }
         for lane in 0..self.outbox.lanes() {
             self.supervised(&parts, "outbox", stop, move |engine, stop| async move {
                 engine.outbox.run(lane, &engine, &stop).await;

@@ -2,10 +2,12 @@
 //!
 //! [`records`] is the durable truth: what was committed there survives `kill -9`, and with its defaults a power cut.
 //! [`redis`] is a shared, expiring copy for others to read: written behind, never waited for, never a condition.
+//! [`streams`] are how other parties hear our events and we hear theirs.
 
 pub mod keys;
 pub mod records;
 pub mod redis;
+pub mod streams;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +29,7 @@ pub struct StoreConfig {
     /// False: check history stays in memory only.
     pub persist_checks: bool,
     pub redis: RedisConfig,
+    pub streams: StreamsConfig,
     /// How long check history is kept.
     pub check_retention: Duration,
     /// How long closed outages and resolved alerts are kept; `None`: for ever.
@@ -44,6 +47,24 @@ pub struct RedisConfig {
     pub database: i64,
     pub ttl: Duration,
     pub prefix: String,
+}
+
+/// Settings of the event streams: section `[events]`.
+#[derive(Debug, Clone)]
+pub struct StreamsConfig {
+    pub stream_prefix: String,
+    pub group_prefix: String,
+    pub dead_prefix: String,
+    /// Our name in events and groups.
+    pub source: String,
+    /// About how many entries each stream keeps.
+    pub longest: usize,
+    /// Incoming events older than this raise nothing.
+    pub max_age: Duration,
+    /// The consumer groups begin at the oldest entries when the service starts.
+    pub from_beginning: bool,
+    /// What a consumer took and left unsettled for this long is taken over.
+    pub claim_idle: Duration,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

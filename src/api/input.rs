@@ -193,4 +193,16 @@ impl Asked {
         let Some(text) = self.text(name) else { return Ok(None) };
         parse(text).map(Some).ok_or_else(|| refuse(name, format!("must be one of {words}"), "enum", text))
     }
+
+    /// A comma list of `what`; none and an empty one ask for nothing in particular.
+    pub fn words<T>(&self, name: &str, what: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<Vec<T>>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        let read = words.map(|word| {
+            let rule = format!("must be a comma list of {what}; {:?} is none", clean(word));
+            parse(word).ok_or_else(|| refuse(name, rule, "enum", text))
+        });
+        let read: Vec<T> = read.collect::<Result<_, _>>()?;
+        Ok((!read.is_empty()).then_some(read))
+    }
 }

@@ -15,7 +15,7 @@ use super::ApiState;
 use crate::domain::host::Resource;
 use crate::domain::service::Service;
 use crate::domain::status::Status;
-use crate::engine::counters::{LATENESS_BOUNDS, SkipCause};
+use crate::engine::counters::{EventCount, LATENESS_BOUNDS, SkipCause};
 use crate::engine::live::{DURATION_BOUNDS_US, Tally};
 use crate::engine::mirror::RedisState;
 
@@ -332,6 +332,16 @@ impl Snapshot {
             dropped.counter(&[("queue", queue.name)], queue.dropped)?;
         }
         let counters = &engine.counters;
+        for (count, name, help) in [
+            (EventCount::Published, "infra_events_published", "Events that other parties were told"),
+            (EventCount::Consumed, "infra_events_consumed", "Events of other parties that were dealt with"),
+            (EventCount::DeadLettered, "infra_events_dead_lettered", "Events of other parties that nobody could read"),
+        ] {
+            let mut events = family(to, name, help, MetricType::Counter)?;
+            for ((_, kind), number) in counters.events().into_iter().filter(|((of, _), _)| *of == count) {
+                events.counter(&[("type", kind)], number)?;
+            }
+        }
         let mut errors = family(to, "infra_store_errors", "Calls a store did not do", MetricType::Counter)?;
         for (store, count) in [("records", &counters.records_errors), ("redis", &counters.redis_errors)] {
             errors.counter(&[("store", store)], count.load(Ordering::Relaxed))?;

@@ -24,6 +24,10 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 500;
 /// Answers under way at the stop may take this long: our choice.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// A client that is gone, or takes nothing, for so many milliseconds is given up: our choice. Streams have no end that
+/// would find it out.
+#[cfg(target_os = "linux")]
+const TAKES_NOTHING_MS: u32 = 30_000;
 /// Pause after an accept that failed for want of descriptors: our choice, so that the loop does not spin.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
@@ -53,6 +57,10 @@ pub async fn serve(listener: TcpListener, gate: Gate, stop: CancellationToken) {
             refuse(stream);
             continue;
         };
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, TAKES_NOTHING_MS) {
+            tracing::debug!(%error, %peer, "no limit on a client that takes nothing");
+        }
         let gate = gate.clone();
         let service = service_fn(move |request| {
             let gate = gate.clone();

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::ApiConfig;
+use super::events::READERS;
 use super::lists::Lists;
 use crate::engine::{Engine, RosterChange};
 
@@ -19,12 +22,24 @@ pub struct ApiState {
     pub engine: Arc<Engine>,
     pub reload: Reload,
     pub(super) lists: Arc<Lists>,
+    /// Places for readers of events.
+    pub(super) readers: Arc<Semaphore>,
+    /// Streams that would never end by themselves end with it.
+    pub(super) stop: CancellationToken,
     started: Instant,
 }
 
 impl ApiState {
-    pub fn new(config: ApiConfig, engine: Arc<Engine>, reload: Reload) -> Self {
-        Self { config: Arc::new(config), engine, reload, lists: Arc::default(), started: Instant::now() }
+    pub fn new(config: ApiConfig, engine: Arc<Engine>, reload: Reload, stop: CancellationToken) -> Self {
+        Self {
+            config: Arc::new(config),
+            engine,
+            reload,
+            lists: Arc::default(),
+            readers: Arc::new(Semaphore::new(READERS)),
+            stop,
+            started: Instant::now(),
+        }
     }
 
     /// Seconds since this process began to serve.

@@ -82,6 +82,7 @@ fn twin(key: &str) -> Option<String> {
     }
     let in_seconds = [
         "cleanup_interval",
+        "health_check_interval",
         "service_check_interval",
         "service_check_timeout",
         "http_request_timeout",

@@ -82,6 +82,29 @@ impl EventKind {
             Self::SnapshotUpdated => "health.snapshot_updated",
         }
     }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(word))
+    }
+
+    /// The type it has for other parties (CONTRACT.md 14.3); `None`: it is not published.
+    pub fn published_as(self) -> Option<&'static str> {
+        match self {
+            Self::AlertRaised | Self::AlertSeverityRaised => Some("health.alert_raised"),
+            Self::SnapshotUpdated
+            | Self::StatusChanged
+            | Self::OutageOpened
+            | Self::OutageResolved
+            | Self::AlertResolved
+            | Self::MaintenanceStarted
+            | Self::MaintenanceEnded => Some(self.as_str()),
+            Self::AlertAcknowledged
+            | Self::RegistryChanged
+            | Self::MonitorImpaired
+            | Self::MonitorRecovered
+            | Self::EssTripped => None,
+        }
+    }
 }
 
 /// One entry of the event log.
@@ -102,6 +125,12 @@ impl Event {
     /// An event that has yet to be committed.
     pub fn new(kind: EventKind, service: Option<ServiceName>, payload: Value, at: DateTime<Utc>) -> Self {
         Self { id: Uuid::now_v7(), sequence: 0, at, kind, service, payload }
+    }
+
+    /// What it has in common with others: the outage or the maintenance window it is about.
+    pub fn correlation(&self) -> Option<Uuid> {
+        let id = |field: &str| self.payload.get(field).and_then(Value::as_str)?.parse().ok();
+        id("outage_id").or_else(|| id("id"))
     }
 
     /// Its type and sentence on the dashboard of source 000, if it belongs there (CONTRACT.md 9.4).
@@ -154,6 +183,18 @@ mod tests {
     fn the_word_of_a_kind_is_its_name_on_the_wire() {
         for kind in EventKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+            assert_eq!(EventKind::parse(kind.as_str()), Some(kind));
         }
+    }
+
+    #[test]
+    fn an_outage_and_its_alert_share_what_they_are_about() {
+        let outage = Uuid::now_v7();
+        let about = |payload: Value| {
+            Event::new(EventKind::AlertRaised, None, payload, DateTime::UNIX_EPOCH).correlation()
+        };
+        assert_eq!(about(json!({"id": outage, "service": "auth"})), Some(outage));
+        assert_eq!(about(json!({"id": "auth-service-down-1", "outage_id": outage})), Some(outage));
+        assert_eq!(about(json!({"id": "auth-service-down-1", "outage_id": null})), None);
     }
 }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 
 use super::alert::{Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told};
 use super::event::EventKind;
@@ -671,6 +672,30 @@ impl Judge {
 
     fn failed_outage(&self, component: &Component) -> Option<Outage> {
         self.failed.get(component.service()?)?.outage.clone()
+    }
+
+    /// The emergency stop was tripped, with the reason and all else that was said of it; or it was lifted.
+    pub fn emergency_stop(&mut self, bench: Bench<'_>, tripped: Option<(String, Map<String, Value>)>) -> Decision {
+        let mut decision = Decision::default();
+        let key = (Component::EmergencyStop, AlertType::EssTripped);
+        let told = Telling { service: None, from: Status::Unknown, to: Status::Unknown, ended: None };
+        match tripped {
+            Some((reason, facts)) => {
+                let message = format!("ESS activated: {reason}");
+                let condition = Condition {
+                    severity: Severity::Critical,
+                    threshold: None,
+                    value: None,
+                    title: "Emergency Stop System TRIPPED".to_owned(),
+                    message: message.clone(),
+                    description: message,
+                    details: AlertDetails { facts, ..AlertDetails::default() },
+                };
+                self.raise(bench, &mut decision, key, condition, told, None);
+            }
+            None => self.resolve(bench, &mut decision, &key, told),
+        }
+        decision
     }
 }
 

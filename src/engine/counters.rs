@@ -33,6 +33,15 @@ impl SkipCause {
     }
 }
 
+/// What became of an event that is exchanged with other parties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventCount {
+    Published,
+    /// Dealt with and acknowledged.
+    Consumed,
+    DeadLettered,
+}
+
 /// Upper bounds of `infra_scheduler_lateness_seconds`, in seconds: CONTRACT.md section 16.
 pub const LATENESS_BOUNDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0];
 
@@ -73,6 +82,7 @@ pub struct Counters {
     pub commit_dropped: AtomicU64,
     pub api_refused: AtomicU64,
     notifications: Mutex<BTreeMap<(String, &'static str), u64>>,
+    events: Mutex<BTreeMap<(EventCount, &'static str), u64>>,
     panics: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -137,6 +147,15 @@ impl Counters {
 
     pub fn notifications(&self) -> BTreeMap<(String, &'static str), u64> {
         held(&self.notifications).clone()
+    }
+
+    /// `name`: the type of the event as other parties know it.
+    pub fn event(&self, count: EventCount, name: &'static str) {
+        *held(&self.events).entry((count, name)).or_default() += 1;
+    }
+
+    pub fn events(&self) -> BTreeMap<(EventCount, &'static str), u64> {
+        held(&self.events).clone()
     }
 
     pub fn panic(&self, task: &'static str) {

@@ -41,6 +41,7 @@ impl Engine {
 
     /// Tells what has waited for its time, escalates, and says when records cannot be written.
     pub async fn on_time(&self) {
+        self.tell_windows().await;
         let now = self.clock.now();
         let roster = self.live.roster();
         let in_force = self.windows_in_force();

@@ -1,18 +1,26 @@
 //! The maintenance windows of the operator and of the API, and which are in force. A window is a predicate over time:
 //! nothing here depends on being awake at its beginning or end.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::Engine;
 use super::commit::Transition;
-use crate::domain::maintenance::{Calendar, InForce, MaintenanceWindow, Span, covered_ms};
+use crate::domain::event::{Event, EventKind};
+use crate::domain::maintenance::{Calendar, InForce, MaintenanceWindow, Scope, Span, covered_ms};
 use crate::domain::outage::Outage;
 use crate::domain::service::{Service, ServiceName};
-use crate::store::records::Batch;
+use crate::domain::time::Stamp;
+use crate::store::records::{Batch, Fact, FactKind};
+
+/// Name of what was in force at the last look, among the marks.
+const TOLD: &str = "maintenance";
 
 /// Every window.
 #[derive(Debug)]
@@ -22,6 +30,35 @@ pub struct Windows {
     kept: Mutex<Kept>,
     calendar: ArcSwap<Calendar>,
     in_force: ArcSwap<InForce>,
+    /// Those whose beginning is told, and whose end is not.
+    told: Mutex<BTreeMap<Uuid, Told>>,
+}
+
+/// What is said of a window when it begins and when it ends, be it long deleted by then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Told {
+    description: Option<String>,
+    scope: Scope,
+    start: DateTime<Utc>,
+    end: DateTime<Utc>,
+}
+
+impl Told {
+    /// Of a recurring window: the occurrence it is in at `now`.
+    fn of(window: &MaintenanceWindow, now: DateTime<Utc>) -> Self {
+        let spans = window.spans(now, now);
+        let (start, end) = spans.first().map_or((window.start, window.end), |span| (span.from, span.to));
+        Self { description: window.description.clone(), scope: window.scope.clone(), start, end }
+    }
+
+    fn event(&self, kind: EventKind, id: Uuid, now: DateTime<Utc>) -> Event {
+        let Scope { services, tags, categories, everyone } = &self.scope;
+        let payload = json!({
+            "id": id, "description": self.description, "services": (!everyone).then_some(services), "tags": tags,
+            "categories": categories, "start": Stamp(self.start), "end": Stamp(self.end),
+        });
+        Event::new(kind, None, payload, now)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,11 +81,25 @@ impl Default for Windows {
                 from: DateTime::UNIX_EPOCH,
                 until: DateTime::UNIX_EPOCH,
             }),
+            told: Mutex::default(),
         }
     }
 }
 
 impl Windows {
+    fn told(&self) -> MutexGuard<'_, BTreeMap<Uuid, Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Recalls which windows were in force at the last look of the last run.
+    pub(super) fn recall(&self, marks: &[Fact]) {
+        let mark = marks.iter().find(|mark| mark.name == TOLD).and_then(|mark| mark.value.as_deref());
+        match mark.map(serde_json::from_str).transpose() {
+            Ok(told) => *self.told() = told.unwrap_or_default(),
+            Err(error) => tracing::warn!(%error, "which maintenance windows were in force is not readable"),
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,6 +243,43 @@ impl Engine {
         let in_force = self.windows.at(now);
         self.live.follow_windows(&in_force);
         in_force
+    }
+
+    /// Tells of windows that came into force or ended since the last look, once each, be it by an earlier run.
+    pub(super) async fn tell_windows(&self) {
+        let now = self.clock.now();
+        let in_force = self.windows_in_force();
+        let committed = {
+            let mut told = self.windows.told();
+            if told.len() == in_force.windows.len() && in_force.windows.iter().all(|w| told.contains_key(&w.id)) {
+                return;
+            }
+            let known = |window: &MaintenanceWindow| told.get(&window.id).cloned();
+            let current: BTreeMap<Uuid, Told> = in_force
+                .windows
+                .iter()
+                .map(|window| (window.id, known(window).unwrap_or_else(|| Told::of(window, now))))
+                .collect();
+            let ended = told.iter().filter(|(id, _)| !current.contains_key(id));
+            let ended = ended.map(|(id, known)| {
+                let known = Told { end: known.end.min(now), ..known.clone() };
+                known.event(EventKind::MaintenanceEnded, *id, now)
+            });
+            let started = current.iter().filter(|(id, _)| !told.contains_key(id));
+            let started = started.map(|(id, new)| new.event(EventKind::MaintenanceStarted, *id, now));
+            let mut transition = Transition { events: ended.chain(started).collect(), ..Transition::default() };
+            transition.beside.facts.push(Fact {
+                kind: FactKind::Mark,
+                name: TOLD.to_owned(),
+                at_ms: now.timestamp_millis(),
+                value: serde_json::to_string(&current).ok(),
+            });
+            *told = current;
+            // Under the lock, so that looks reach the store in their order.
+            self.commit.transition(transition)
+        };
+        // An answer that never comes means that the monitor is ending.
+        let _ = committed.await;
     }
 
     /// How long `outage` has lasted, or lasted, without the time in maintenance.

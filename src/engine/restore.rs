@@ -18,7 +18,7 @@ use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::{History, WINDOW};
 use crate::store::StoreError;
-use crate::store::records::{Restored, Since};
+use crate::store::records::{FactKind, Restored, Since};
 
 /// Longest time a start waits for what Redis remembers: our choice, so that serving begins within 2 s of the start.
 const RECALL_DEADLINE: Duration = Duration::from_millis(700);
@@ -46,6 +46,9 @@ impl Engine {
         let mut stored = self.records.restore(Since { alerts: now - recent, outages: now - WINDOW }).await?;
         let newest = stored.events.last().map_or(0, |event| event.sequence);
         self.committer.lock().await.events_from(newest);
+        let marks = self.records.facts(FactKind::Mark).await?;
+        self.windows.recall(&marks);
+        self.restore_streams(newest, &marks).await?;
         self.restore_windows(std::mem::take(&mut stored.windows));
         let windows = listed.windows.clone();
         let (registry, set_aside) = self.define(listed, std::mem::take(&mut stored.registrations)).await?;

@@ -69,13 +69,21 @@ enum Link {
     Cluster(ClusterConnection),
 }
 
+/// A connection that is made when it is needed, and not used again once it has failed.
+#[derive(Clone)]
+pub(super) struct Connection {
+    address: Arc<Address>,
+    /// Every call ends by then.
+    deadline: Duration,
+    link: Arc<Mutex<Option<Link>>>,
+}
+
 /// A Redis, or a Sentinel or Cluster of them.
 #[derive(Clone)]
 pub struct Redis {
-    address: Arc<Address>,
+    connection: Connection,
     keys: Keys,
     ttl: Duration,
-    link: Arc<Mutex<Option<Link>>>,
 }
 
 /// One service's new state and the checks Redis has not seen.
@@ -99,28 +107,29 @@ pub struct Remembered {
     pub checks: Vec<Check>,
 }
 
-impl Redis {
+impl Connection {
+    /// `database`: in place of the one `url` names.
+    ///
     /// # Errors
-    /// The address is not one of `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`.
-    pub fn new(config: &RedisConfig) -> Result<Option<Self>, AddressError> {
-        let Some(url) = &config.url else { return Ok(None) };
-        Ok(Some(Self {
-            address: Arc::new(address(url.expose_secret(), config.database)?),
-            keys: Keys(config.prefix.clone()),
-            ttl: config.ttl,
-            link: Arc::default(),
-        }))
+    /// Not an address of Redis.
+    pub fn new(url: &str, database: Option<i64>, deadline: Duration) -> Result<Self, AddressError> {
+        Ok(Self { address: Arc::new(address(url, database)?), deadline, link: Arc::default() })
     }
 
-    /// How long keys live without being written.
-    pub fn ttl(&self) -> Duration {
-        self.ttl
+    /// Another connection to the same place.
+    pub fn another(&self, deadline: Duration) -> Self {
+        Self { address: self.address.clone(), deadline, link: Arc::default() }
+    }
+
+    /// Commands sent together reach different nodes, in no order.
+    pub fn is_cluster(&self) -> bool {
+        matches!(*self.address, Address::Cluster(_))
     }
 
     async fn connect(&self) -> Result<Link, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_DEADLINE))
-            .set_response_timeout(Some(CALL_DEADLINE));
+            .set_response_timeout(Some(self.deadline));
         let connecting = async {
             Ok::<Link, redis::RedisError>(match &*self.address {
                 Address::Single(info) => Link::Single(
@@ -144,7 +153,7 @@ impl Redis {
                 Address::Cluster(nodes) => Link::Cluster(
                     ClusterClientBuilder::new(nodes.clone())
                         .connection_timeout(CONNECT_DEADLINE)
-                        .response_timeout(CALL_DEADLINE)
+                        .response_timeout(self.deadline)
                         .retries(1)
                         .build()?
                         .get_async_connection()
@@ -155,16 +164,8 @@ impl Redis {
         Ok(timeout(CONNECT_DEADLINE, connecting).await.map_err(|_| RedisError::Late)??)
     }
 
-    /// Connects if need be, and asks for a sign of life.
-    ///
-    /// # Errors
-    /// No answer in time, or none of a Redis that can be written.
-    pub async fn ping(&self) -> Result<(), RedisError> {
-        self.run(vec![redis::cmd("PING")]).await.map(|_| ())
-    }
-
-    /// Sends `commands` together and returns their answers. A connection that failed is not used again.
-    async fn run(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, RedisError> {
+    /// Sends `commands` together and returns their answers. Errors with one of the codes `excused` are answers too.
+    pub async fn run(&self, commands: Vec<Cmd>, excused: &[&str]) -> Result<Vec<Value>, RedisError> {
         let mut held = self.link.lock().await;
         let link = match held.take() {
             Some(link) => link,
@@ -178,7 +179,7 @@ impl Redis {
                 for command in commands {
                     pipeline.add_command(command);
                 }
-                timeout(CALL_DEADLINE, async move { connection.req_packed_commands(&pipeline, 0, count).await }).await
+                timeout(self.deadline, async move { connection.req_packed_commands(&pipeline, 0, count).await }).await
             }
             // The keys of one service lie in several slots, so a pipeline would have to be split: the connection
             // sends commands side by side anyway.
@@ -187,20 +188,50 @@ impl Redis {
                     let mut connection = connection.clone();
                     async move { connection.req_packed_command(&command).await }
                 });
-                timeout(CALL_DEADLINE, try_join_all(sent)).await
+                timeout(self.deadline, try_join_all(sent)).await
             }
         };
         let answers = answers.map_err(|_| RedisError::Late)??;
         // A demoted primary answers READONLY for ever on a connection that stays open.
         if let Some(error) = answers.iter().find_map(|answer| match answer {
-            // A key of another type is the writer's to mend.
-            Value::ServerError(error) if error.code() != "WRONGTYPE" => Some(redis::RedisError::from(error.clone())),
+            Value::ServerError(error) if !excused.contains(&error.code()) => Some(redis::RedisError::from(error.clone())),
             _ => None,
         }) {
             return Err(error.into());
         }
         *held = Some(link);
         Ok(answers)
+    }
+}
+
+impl Redis {
+    /// # Errors
+    /// The address is not one of `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`.
+    pub fn new(config: &RedisConfig) -> Result<Option<Self>, AddressError> {
+        let Some(url) = &config.url else { return Ok(None) };
+        Ok(Some(Self {
+            connection: Connection::new(url.expose_secret(), Some(config.database), CALL_DEADLINE)?,
+            keys: Keys(config.prefix.clone()),
+            ttl: config.ttl,
+        }))
+    }
+
+    /// How long keys live without being written.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Connects if need be, and asks for a sign of life.
+    ///
+    /// # Errors
+    /// No answer in time, or none of a Redis that can be written.
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        self.run(vec![redis::cmd("PING")]).await.map(|_| ())
+    }
+
+    /// Sends `commands` together and returns their answers. A key of another type is the writer's to mend.
+    async fn run(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, RedisError> {
+        self.connection.run(commands, &["WRONGTYPE"]).await
     }
 
     /// Writes states and checks. Returns the services whose history in Redis turned out shorter than ours: Redis has
@@ -384,13 +415,16 @@ impl std::fmt::Debug for Redis {
 
 /// `redis://` and `rediss://` as the crate has them; `redis+sentinel://[user:password@]host:port,…/master` and
 /// `redis+cluster://[user:password@]host:port,…`, each also with `rediss+` for TLS.
-fn address(url: &str, database: i64) -> Result<Address, AddressError> {
+fn address(url: &str, database: Option<i64>) -> Result<Address, AddressError> {
     let refuse = |error: redis::RedisError| AddressError(error.category().to_owned());
     let (scheme, rest) = url.split_once("://").ok_or_else(|| AddressError("no scheme".to_owned()))?;
     let (transport, topology) = scheme.split_once('+').unwrap_or((scheme, ""));
-    let with_database = |info: ConnectionInfo| {
-        let settings = info.redis_settings().clone().set_db(database);
-        info.set_redis_settings(settings)
+    let with_database = |info: ConnectionInfo| match database {
+        Some(database) => {
+            let settings = info.redis_settings().clone().set_db(database);
+            info.set_redis_settings(settings)
+        }
+        None => info,
     };
     if topology.is_empty() {
         return Ok(Address::Single(with_database(url.into_connection_info().map_err(refuse)?)));
@@ -554,7 +588,7 @@ mod tests {
 
     #[test]
     fn addresses_of_every_topology_are_read_or_refused() {
-        let kind = |url: &str| match address(url, 3) {
+        let kind = |url: &str| match address(url, Some(3)) {
             Ok(Address::Single(info)) => format!("single {}", info.redis_settings().db()),
             Ok(Address::Sentinel { nodes, master, .. }) => format!("sentinel {} {master}", nodes.len()),
             Ok(Address::Cluster(nodes)) => format!("cluster {}", nodes.len()),

@@ -11,6 +11,7 @@ mod config;
 mod day;
 mod kills;
 mod life;
+mod events;
 mod maintenance;
 mod outages;
 mod probes;

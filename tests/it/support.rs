@@ -18,6 +18,7 @@ use as_infrastructure_service::domain::state::Change;
 use as_infrastructure_service::domain::time::from_ms;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use futures_util::StreamExt;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -144,6 +145,20 @@ impl TestApp {
 
     pub async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         self.ask_from([127, 0, 0, 1].into(), method, path, headers, body).await
+    }
+
+    /// Opens `GET /events`, with a query and headers.
+    pub async fn listen(&self, query: &str, headers: &[(&str, &str)]) -> Result<Listener, StatusCode> {
+        let mut request = Request::builder().uri(format!("/events{query}")).header("x-service-key", KEY);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.app.gate.call([127, 0, 0, 1].into(), request.body(Body::empty()).unwrap()).await;
+        if response.status() != StatusCode::OK {
+            return Err(response.status());
+        }
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Ok(Listener::new(response.into_body()))
     }
 
     pub async fn ask_from(
@@ -535,9 +550,18 @@ impl RedisServer {
     }
 
     pub async fn start_at(port: u16) -> Self {
-        let folder = std::env::temp_dir();
+        Self::start_with(port, std::env::temp_dir(), &["--appendonly", "no"]).await
+    }
+
+    /// One that keeps in `folder` whatever it has confirmed.
+    pub async fn start_durable(port: u16, folder: &Path) -> Self {
+        Self::start_with(port, folder.to_owned(), &["--appendonly", "yes", "--appendfsync", "always"]).await
+    }
+
+    async fn start_with(port: u16, folder: PathBuf, more: &[&str]) -> Self {
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"])
+            .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
+            .args(more)
             .current_dir(&folder)
             .stdout(Stdio::null())
             .kill_on_drop(true)
@@ -572,5 +596,61 @@ impl RedisServer {
 
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+}
+
+/// An event as it came out of `GET /events`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard {
+    pub id: Option<i64>,
+    pub kind: String,
+    pub data: Value,
+}
+
+/// A reader of `GET /events`.
+pub struct Listener {
+    body: axum::body::BodyDataStream,
+    text: String,
+}
+
+impl Listener {
+    pub fn new(body: Body) -> Self {
+        Self { body: body.into_data_stream(), text: String::new() }
+    }
+
+    /// The next event; comments are passed over. `None`: the stream has ended.
+    pub async fn next(&mut self) -> Option<Heard> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                let heard = field("event").map(|kind| Heard {
+                    id: field("id").map(|id| id.parse().unwrap()),
+                    kind: kind.to_owned(),
+                    data: serde_json::from_str(field("data").unwrap()).unwrap(),
+                });
+                self.text = rest.to_owned();
+                if heard.is_some() {
+                    return heard;
+                }
+                continue;
+            }
+            let more = tokio::time::timeout(LIMIT, self.body.next()).await.expect("an event or an end")?;
+            self.text.push_str(std::str::from_utf8(&more.unwrap()).unwrap());
+        }
+    }
+
+    /// Waits until the stream ends, whatever is said before.
+    pub async fn wait_for_end(&mut self) {
+        while self.next().await.is_some() {}
+    }
+
+    /// Waits for an event of this type.
+    pub async fn wait_for(&mut self, kind: &str) -> Heard {
+        loop {
+            let heard = self.next().await.unwrap_or_else(|| panic!("the stream ended before {kind}"));
+            if heard.kind == kind {
+                return heard;
+            }
+        }
     }
 }

@@ -351,7 +351,9 @@ impl Sqlite {
                     checks_before,
                 ),
                 (
-                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE at_ms < ?1 LIMIT ?2)",
+                    // The newest stays: numbers go on from it.
+                    "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events
+                         WHERE at_ms < ?1 AND sequence < (SELECT max(sequence) FROM events) LIMIT ?2)",
                     checks_before,
                 ),
                 (
