@@ -1,7 +1,9 @@
 //! The HTTP interface: every route on one page. What comes before routing (keys, limits, request ids) is in [`gate`],
 //! what comes before HTTP (sockets, deadlines) in [`serve`].
 
+pub mod administer;
 pub mod auth;
+mod config;
 mod endpoints;
 mod error;
 mod gate;
@@ -10,6 +12,7 @@ mod input;
 mod lists;
 mod maintenance;
 mod metrics;
+mod monitoring;
 mod outages;
 mod prometheus;
 mod record;
@@ -24,9 +27,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 
+pub use self::administer::{Administer, Caller, Denial, Origin, Reloaded, Setting, Standing, Wish, Wishes};
 pub use self::auth::{AuthScope, Keys};
 pub use self::gate::Gate;
-pub use self::state::{ApiState, Reload};
+pub use self::state::ApiState;
 
 /// Settings of the interface: sections `[server]` and `[auth]`.
 #[derive(Debug, Clone)]
@@ -82,7 +86,13 @@ pub fn router(state: ApiState) -> Router {
         .route("/maintenance", get(maintenance::list).post(maintenance::create))
         .route("/maintenance/active", get(maintenance::active))
         .route("/maintenance/{id}", get(maintenance::show).put(maintenance::update).delete(maintenance::remove))
-        .route("/config/reload", post(services::reload))
+        .route("/config", get(config::show).put(config::change))
+        .route("/config/changes", get(config::changes))
+        .route("/config/reload", post(config::reload))
+        .route("/api/v1/data/avatars/active", get(config::avatar))
+        .route("/monitoring/status", get(monitoring::status))
+        .route("/monitoring/start", post(monitoring::start))
+        .route("/monitoring/stop", post(monitoring::stop))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)

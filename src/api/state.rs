@@ -3,28 +3,24 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
-
 use super::ApiConfig;
+use super::administer::Administer;
 use super::lists::Lists;
-use crate::engine::{Engine, RosterChange};
-
-/// Reads the services file again and puts it in force; what is wrong with it, line by line, when it is not.
-pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<RosterChange, Vec<String>>> + Send + Sync>;
+use crate::engine::Engine;
 
 /// Cheap handles, one clone for each request.
 #[derive(Clone)]
 pub struct ApiState {
     pub config: Arc<ApiConfig>,
     pub engine: Arc<Engine>,
-    pub reload: Reload,
+    pub admin: Arc<dyn Administer>,
     pub(super) lists: Arc<Lists>,
     started: Instant,
 }
 
 impl ApiState {
-    pub fn new(config: ApiConfig, engine: Arc<Engine>, reload: Reload) -> Self {
-        Self { config: Arc::new(config), engine, reload, lists: Arc::default(), started: Instant::now() }
+    pub fn new(config: ApiConfig, engine: Arc<Engine>, admin: Arc<dyn Administer>) -> Self {
+        Self { config: Arc::new(config), engine, admin, lists: Arc::default(), started: Instant::now() }
     }
 
     /// Seconds since this process began to serve.

@@ -17,4 +17,5 @@ mod records;
 mod redis;
 mod registry;
 mod secured;
+mod settings;
 mod support;
