@@ -89,14 +89,9 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
     let address = &configured.settings.engine.store.records;
     let clients = Clients::new(configured.settings.egress.clone()).map_err(|error| internal(&error))?;
     let redis = Redis::new(&configured.settings.engine.store.redis).map_err(|error| internal(&error))?;
-    let open = async || {
-        let records = Records::open(address).await?;
-        let kept = Kept::read(&records).await?;
-        Ok::<_, StoreError>((records, kept))
-    };
     let start = async || {
-        let (records, kept) = open().await?;
-        let start = Start::settle(configured, kept);
+        let records = Records::open(address).await?;
+        let start = Start::settle(configured, Kept::read(&records).await?);
         let parts = Parts {
             config: start.settings.engine.clone(),
             clock: clock.clone(),

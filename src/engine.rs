@@ -268,6 +268,9 @@ impl Engine {
         let fresh = kind == Kind::Confirm || !watched.pooled.load(Ordering::Relaxed);
         let mut early = false;
         let judged_early = async |seen: Observation| {
+            if !self.is_monitoring() {
+                return;
+            }
             early = true;
             self.judge_check(watched, &service, seen, kind, false).await;
         };

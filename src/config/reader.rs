@@ -142,8 +142,12 @@ impl Layers {
             }
         }
         let layers = layered(builder.add_source(found)).map_err(|error| {
+            // The parser repeats the line it cannot read behind bars; it may hold a secret.
+            let is_quote =
+                |line: &str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
             let text = error.to_string();
-            ConfigError(vec![text.lines().map(str::trim).collect::<Vec<_>>().join(" ")])
+            let told: Vec<&str> = text.lines().filter(|line| !is_quote(line)).map(str::trim).collect();
+            ConfigError(vec![told.join(" ")])
         })?;
 
         let mut settings = HashMap::new();
@@ -231,7 +235,8 @@ impl Reader {
                 .split_once('.')
                 .filter(|(section, key)| layers.defaults.contains_key(&((*section).to_owned(), (*key).to_owned())));
             let Some((section, key)) = place else {
-                problems.push(Problem::new("stored", "stored", name, "is not a setting of this version"));
+                let (section, key) = name.split_once('.').unwrap_or((name, ""));
+                problems.push(Problem::new("stored", section, key, "is not a setting of this version"));
                 continue;
             };
             if let Some(twin) = twin(key) {
