@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use as_infrastructure_service::admin::Surroundings;
 use as_infrastructure_service::app::{self, App};
 use as_infrastructure_service::clock::Clock;
-use as_infrastructure_service::config::{Settings, Sources, load_services};
+use as_infrastructure_service::config::{Configured, Sources};
 use as_infrastructure_service::domain::check::{Check, CheckRun, name_hash};
 use as_infrastructure_service::domain::observation::{Kind, Reason};
 use as_infrastructure_service::domain::service::ServiceName;
@@ -146,10 +147,10 @@ async fn measure() {
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
-    let sources = Sources { variables, folder: Some("no-such-folder".into()) };
-    let settings = Settings::load(&sources).unwrap_or_else(|error| panic!("{error}"));
-    let listed = load_services(&settings.services, &settings.defaults).unwrap_or_else(|error| panic!("{error}"));
-    let App { engine, gate, .. } = app::build(&settings, listed, Clock::System).await.expect("an application");
+    let sources = Sources::new(variables, Some("no-such-folder".into()));
+    let configured = Configured::load(sources).unwrap_or_else(|error| panic!("{error}"));
+    let built = app::build(&configured, Clock::System, Surroundings::default()).await;
+    let App { engine, gate, .. } = built.expect("an application");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let base = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));

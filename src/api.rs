@@ -1,8 +1,10 @@
 //! The HTTP interface: every route on one page. What comes before routing (keys, limits, request ids) is in [`gate`],
 //! what comes before HTTP (sockets, deadlines) in [`serve`].
 
+pub mod administer;
 mod alerts;
 pub mod auth;
+mod config;
 mod endpoints;
 mod error;
 mod events;
@@ -13,6 +15,7 @@ mod lists;
 mod maintenance;
 mod metrics;
 mod notifications;
+mod monitoring;
 mod outages;
 mod prometheus;
 mod record;
@@ -28,9 +31,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 
+pub use self::administer::{Administer, Caller, Denial, Origin, Reloaded, Setting, Standing, Wish, Wishes};
 pub use self::auth::{AuthScope, Keys};
 pub use self::gate::Gate;
-pub use self::state::{ApiState, Reload};
+pub use self::state::ApiState;
 
 /// Settings of the interface: sections `[server]` and `[auth]`.
 #[derive(Debug, Clone)]
@@ -112,7 +116,13 @@ pub fn router(state: ApiState) -> Router {
         .route("/notifications/test/{receiver}", post(notifications::test))
         .route("/api/health/alerts", get(alerts::newest))
         .route("/events", get(events::follow))
-        .route("/config/reload", post(services::reload))
+        .route("/config", get(config::show).put(config::change))
+        .route("/config/changes", get(config::changes))
+        .route("/config/reload", post(config::reload))
+        .route("/api/v1/data/avatars/active", get(config::avatar))
+        .route("/monitoring/status", get(monitoring::status))
+        .route("/monitoring/start", post(monitoring::start))
+        .route("/monitoring/stop", post(monitoring::stop))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)

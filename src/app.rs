@@ -9,15 +9,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, ApiState, Gate, Reload};
+use crate::admin::{Admin, Kept, Start, Surroundings};
+use crate::api::{self, Administer, ApiState, Gate};
 use crate::clock::Clock;
-use crate::config::{ConfigError, ServicesFile, Settings, load_services};
+use crate::config::{ConfigError, Configured, ServicesFile, Settings, Sources};
 use crate::demo;
-use crate::domain::definitions::Listed;
 use crate::domain::probe::Protocol;
-use crate::domain::spec::Defaults;
 use crate::engine::restore::RestoreError;
-use crate::engine::{Engine, Parts, ReloadOutcome, housekeeping};
+use crate::engine::{Engine, Parts, housekeeping};
 use crate::notify::webhook::Webhook;
 use crate::notify::{Channel, Receiver};
 use crate::probes::Clients;
@@ -25,7 +24,8 @@ use crate::store::records::Records;
 use crate::store::redis::Redis;
 use crate::store::streams::Streams;
 use crate::store::{RecordsAddress, StoreError};
-use crate::telemetry;
+use crate::systemd::Systemd;
+use crate::{telemetry, watchdog};
 
 /// Looks at the services file this often: our choice. A poll sees what watchers miss (DEPENDENCIES: ConfigMap links).
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -73,7 +73,7 @@ pub fn install_crypto_provider() {
 pub struct App {
     pub engine: Arc<Engine>,
     pub gate: Gate,
-    pub reload: Reload,
+    pub admin: Admin,
     stop: CancellationToken,
     parts: TaskTracker,
     stop_committer: CancellationToken,
@@ -85,64 +85,72 @@ pub struct App {
 ///
 /// # Errors
 /// The records cannot be used, or a part cannot be built.
-pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<App, AppError> {
+pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) -> Result<App, AppError> {
     let internal = |error: &dyn std::fmt::Display| AppError::Internal(error.to_string());
-    let address = &settings.engine.store.records;
-    let clients = Clients::new(settings.egress.clone()).map_err(|error| internal(&error))?;
-    if let Some(problem) = clients.icmp_problem()
-        && listed.services.iter().any(|service| service.protocol == Protocol::Icmp)
-    {
-        tracing::warn!("icmp services cannot be checked: {problem}");
-    }
-    let mut receivers = vec![Receiver::log()];
-    if let Some(webhook) = &settings.engine.notify.webhook {
-        let webhook = Webhook::new(webhook.clone()).map_err(|error| internal(&error))?;
-        let channel = Channel::Webhook(Box::new(webhook));
-        receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
-    }
-    let redis = Redis::new(&settings.engine.store.redis).map_err(|error| internal(&error))?;
-    let store = &settings.engine.store;
-    let streams = Streams::new(&store.redis, &store.streams, &settings.engine.instance);
+    let address = &configured.settings.engine.store.records;
+    let clients = Clients::new(configured.settings.egress.clone()).map_err(|error| internal(&error))?;
+    let store = &configured.settings.engine.store;
+    let redis = Redis::new(&store.redis).map_err(|error| internal(&error))?;
+    let streams = Streams::new(&store.redis, &store.streams, &configured.settings.engine.instance);
     let streams = streams.map_err(|error| internal(&error))?;
     let start = async || {
+        let records = Records::open(address).await?;
+        let start = Start::settle(configured, Kept::read(&records).await?);
         let parts = Parts {
-            config: settings.engine.clone(),
+            config: start.settings.engine.clone(),
             clock: clock.clone(),
-            records: Records::open(address).await?,
+            records,
             redis: redis.clone(),
             streams: streams.clone(),
             clients: clients.clone(),
-            receivers: receivers.clone(),
+            receivers: receivers(&start.settings)?,
         };
         let engine = Engine::new(parts);
-        engine.restore(listed.clone()).await?;
-        Ok::<_, RestoreError>(engine)
+        engine.restore(start.listed.clone()).await?;
+        Ok::<_, AppError>((engine, start))
     };
-    let engine = match (start().await, address) {
-        (Err(RestoreError::Store(error)), RecordsAddress::Sqlite(path)) if error.is_damage() => {
+    let (engine, start) = match (start().await, address) {
+        (Err(AppError::Store(error)), RecordsAddress::Sqlite(path)) if error.is_damage() => {
             let aside = put_aside(path, &clock).map_err(StoreError::Unavailable)?;
             tracing::error!(%error, "damaged records were set aside as {}; every service starts unknown", aside.display());
-            let engine = start().await?;
+            let (engine, start) = start().await?;
             engine.say_records_were_set_aside(&aside);
-            engine
+            (engine, start)
         }
         (started, _) => started?,
     };
+    if let Some(problem) = clients.icmp_problem()
+        && start.listed.services.iter().any(|service| service.protocol == Protocol::Icmp)
+    {
+        tracing::warn!("icmp services cannot be checked: {problem}");
+    }
     let (stop, stop_committer) = (CancellationToken::new(), CancellationToken::new());
     let committer = engine.start_committer(&stop_committer);
     let parts = engine.start(&stop);
-    let reload = reload(engine.clone(), settings.services.clone(), settings.defaults.clone());
-    let state = ApiState::new(settings.api.clone(), engine.clone(), reload, stop.clone());
+    let settings = &configured.settings;
+    let admin = Admin::new(engine.clone(), configured, start, around);
+    let state = ApiState::new(settings.api.clone(), engine.clone(), Arc::new(admin.clone()), stop.clone());
     Ok(App {
         engine,
-        gate: Gate::new(state.clone()),
-        reload: state.reload,
+        gate: Gate::new(state),
+        admin,
         stop,
         parts,
         stop_committer,
         committer,
         grace: settings.shutdown_grace,
     })
+}
+
+/// Everyone who may be told.
+fn receivers(settings: &Settings) -> Result<Vec<Receiver>, AppError> {
+    let mut receivers = vec![Receiver::log()];
+    if let Some(webhook) = &settings.engine.notify.webhook {
+        let webhook = Webhook::new(webhook.clone()).map_err(|error| AppError::Internal(error.to_string()))?;
+        let channel = Channel::Webhook(Box::new(webhook));
+        receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
+    }
+    Ok(receivers)
 }
 
 impl App {
@@ -183,64 +191,16 @@ fn put_aside(path: &Path, clock: &Clock) -> Result<PathBuf, Box<dyn std::error::
     Ok(to)
 }
 
-/// Reads the services file again and puts it in force, one at a time.
-fn reload(engine: Arc<Engine>, file: ServicesFile, defaults: Defaults) -> Reload {
-    let turn = Arc::new(tokio::sync::Mutex::new(()));
-    Arc::new(move || {
-        let (engine, file, defaults, turn) = (engine.clone(), file.clone(), defaults.clone(), turn.clone());
-        // A task of its own: a caller that goes away must not leave a reload half done.
-        let work = tokio::spawn(async move {
-            let _turn = turn.lock().await;
-            let read = tokio::task::spawn_blocking(move || load_services(&file, &defaults)).await;
-            let loaded = read.unwrap_or_else(|error| Err(ConfigError(vec![error.to_string()])));
-            let at = engine.clock.now();
-            match loaded {
-                Ok(listed) => {
-                    if listed.services.is_empty() {
-                        tracing::warn!("the services file lists no services any more");
-                    }
-                    let change = match engine.list_services(listed).await {
-                        Ok(change) => change,
-                        Err(error) => {
-                            let problem = error.to_string();
-                            tracing::error!("services not reloaded, nothing is changed: {problem}");
-                            engine.reload.note(ReloadOutcome { at, error: Some(problem.clone()) });
-                            return Err(vec![problem]);
-                        }
-                    };
-                    tracing::info!(
-                        added = change.added.len(),
-                        changed = change.changed.len(),
-                        removed = change.removed.len(),
-                        "services reloaded"
-                    );
-                    engine.reload.note(ReloadOutcome { at, error: None });
-                    Ok(change)
-                }
-                Err(ConfigError(problems)) => {
-                    for problem in &problems {
-                        tracing::error!("services not reloaded, nothing is changed: {problem}");
-                    }
-                    engine.reload.note(ReloadOutcome { at, error: Some(problems.join("; ")) });
-                    Err(problems)
-                }
-            }
-        });
-        Box::pin(async move { work.await.unwrap_or_else(|error| Err(vec![error.to_string()])) })
-    })
-}
-
 /// Runs the service until it is told to stop. `demo`: nine small services of its own beside it.
 ///
 /// # Errors
 /// It could not start; the reason for each exit code.
-pub async fn run(settings: Settings, demo: bool) -> Result<(), AppError> {
+pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
     install_crypto_provider();
-    telemetry::start(&settings.log);
-    let listed = load_services(&settings.services, &settings.defaults)?;
-    // A file that was there is expected to stay: its absence is a mistake, not a wish for the built-in services.
-    let mut settings = settings;
-    settings.services.explicit |= settings.services.path.exists();
+    let configured = Configured::load(sources.clone())?;
+    let Configured { settings, listed, .. } = &configured;
+    let systemd = Systemd::new(&sources.variables);
+    let around = Surroundings { level: telemetry::start(&settings.log), systemd: systemd.clone() };
     let listener = api::serve::listen(&settings.api.host, settings.api.port)
         .await
         .map_err(|problem| ConfigError(vec![problem]))?;
@@ -254,7 +214,7 @@ pub async fn run(settings: Settings, demo: bool) -> Result<(), AppError> {
     if listed.services.is_empty() {
         tracing::warn!(file = %settings.services.path.display(), "the services file lists no services: nothing is watched");
     }
-    let app = build(&settings, listed, Clock::System).await?;
+    let app = build(&configured, Clock::System, around).await?;
     let mut calendar = housekeeping::start(&app.engine, settings.published_key)
         .await
         .map_err(|error| AppError::Internal(format!("calendar: {error}")))?;
@@ -266,10 +226,16 @@ pub async fn run(settings: Settings, demo: bool) -> Result<(), AppError> {
         "listening on http://{address}"
     );
     let serving = tokio::spawn(api::serve::serve(listener, app.gate.clone(), stop.clone()));
-    let signals = follow_signals(&app.reload, &settings.services, &stop);
+    let watchdog = watchdog::start(app.engine.counters.clone(), systemd.clone())
+        .map_err(|error| AppError::Internal(format!("watchdog: {error}")))?;
+    systemd.ready(app.engine.live.counts().total());
+    let signals = follow_signals(&app.admin, &settings.services, &stop);
     signals.await.map_err(|error| AppError::Internal(format!("signals: {error}")))?;
 
     tracing::info!("stopping");
+    systemd.stopping();
+    // From here on parts end.
+    drop(watchdog);
     // Readiness fails from here on, answers go on until checks have ended.
     let stopping = async {
         app.stop().await;
@@ -298,7 +264,7 @@ async fn wait_for_stop() -> std::io::Result<()> {
 }
 
 /// Reloads on SIGHUP and when the services file changes; returns when it is time to stop.
-async fn follow_signals(reload: &Reload, services: &ServicesFile, stop: &CancellationToken) -> std::io::Result<()> {
+async fn follow_signals(admin: &Admin, services: &ServicesFile, stop: &CancellationToken) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -311,7 +277,7 @@ async fn follow_signals(reload: &Reload, services: &ServicesFile, stop: &Cancell
             result = &mut told => return result,
             () = stop.cancelled() => return Ok(()),
             _ = hangup.recv() => {
-                let _ = reload().await;
+                let _ = admin.reload().await;
                 seen = fingerprint(services).await;
             }
             _ = look.tick() => {
@@ -321,7 +287,7 @@ async fn follow_signals(reload: &Reload, services: &ServicesFile, stop: &Cancell
                 before = now;
                 if settled && now.is_some() && now != seen {
                     seen = now;
-                    let _ = reload().await;
+                    let _ = admin.reload().await;
                 }
             }
         }

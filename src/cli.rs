@@ -115,10 +115,9 @@ fn asked<E: Into<Failure>>(work: impl Future<Output = Result<ExitCode, E>>) -> E
 
 fn run(sources: &Sources, demo: bool) -> ExitCode {
     raise_file_limit();
-    let started = Settings::load(sources).map_err(AppError::from).and_then(|settings| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| AppError::Internal(error.to_string()))?;
-        let result = runtime.block_on(app::run(settings, demo));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let started = runtime.map_err(|error| AppError::Internal(error.to_string())).and_then(|runtime| {
+        let result = runtime.block_on(app::run(sources, demo));
         // Blocking reads of files may still be under way; they must not hold the stop.
         runtime.shutdown_timeout(Duration::from_secs(1));
         result

@@ -3,6 +3,7 @@
 
 mod reader;
 mod services_file;
+pub mod shown;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,13 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::reader::Layers;
 use self::reader::{Reader, Unit};
 pub use self::services_file::{ServicesFile, load_services};
-use crate::api::{ApiConfig, AuthScope, Keys};
+use crate::api::{ApiConfig, AuthScope, Keys, Setting};
 use crate::domain::alert::Severity;
 use crate::domain::classify::LatencyLimits;
+use crate::domain::definitions::Listed;
 use crate::domain::egress::{Allow, EgressPolicy};
 use crate::domain::host::HostPolicy;
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, FlapPolicy, OutagePolicy};
@@ -33,6 +36,8 @@ use crate::telemetry::{LogConfig, LogFormat};
 pub const PUBLISHED_KEY: &str = "nmc-internal-services-auth-key-phase1";
 /// CONTRACT.md section 2.
 const KEY_CHARS: usize = 16;
+/// CONTRACT.md 9.9.
+const AVATAR_CHARS: usize = 100;
 /// Descriptors kept back from checks for stores and receivers: our choice; another eighth is for clients.
 const RESERVED_FILES: u64 = 32;
 /// Share of the remaining descriptors that idle pooled connections may hold: our choice, the rest is for checks.
@@ -50,6 +55,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// The service key is the published one: accepted in development, with warnings.
     pub published_key: bool,
+    /// Every setting as it may be shown.
+    pub shown: Vec<Setting>,
 }
 
 /// Where settings come from: the real environment, or a test's own.
@@ -58,6 +65,8 @@ pub struct Sources {
     pub variables: BTreeMap<String, String>,
     /// Folder of the files; `None`: `CONFIG_DIR`, else `config`.
     pub folder: Option<PathBuf>,
+    /// The variables are those of the process and may be read again.
+    of_process: bool,
 }
 
 /// Everything wrong with the configuration, one line each.
@@ -65,7 +74,48 @@ pub struct Sources {
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
+/// Something wrong with the configuration: a line that reads alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Section and key, where it is about one setting.
+    pub setting: Option<(String, String)>,
+    /// What is wrong; without a subject where `setting` says it.
+    pub rule: String,
+    source: String,
+}
+
+impl Problem {
+    fn new(source: &str, section: &str, key: &str, rule: &str) -> Self {
+        let setting = Some((section.to_owned(), key.to_owned()));
+        Self { setting, rule: rule.to_owned(), source: source.to_owned() }
+    }
+
+    fn general(rule: String) -> Self {
+        Self { setting: None, rule, source: String::new() }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.setting {
+            Some((section, key)) => write!(f, "{}: {section}.{key} {}", self.source, self.rule),
+            None => f.write_str(&self.rule),
+        }
+    }
+}
+
+impl From<Vec<Problem>> for ConfigError {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self(problems.iter().map(ToString::to_string).collect())
+    }
+}
+
 impl Sources {
+    /// Variables and a folder, for tests and tools.
+    pub fn new(variables: BTreeMap<String, String>, folder: Option<PathBuf>) -> Self {
+        Self { variables, folder, ..Self::default() }
+    }
+
     /// The process environment, with `.env` of the working directory for what is not set.
     ///
     /// # Errors
@@ -88,7 +138,19 @@ impl Sources {
                 variables.insert(name.to_owned(), value.to_owned());
             }
         }
-        Ok(Self { variables, folder: None })
+        Ok(Self { variables, of_process: true, ..Self::default() })
+    }
+
+    /// Files and environment as they are now.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn layers(&self) -> Result<Layers, ConfigError> {
+        if self.of_process {
+            let now = Self::of_process()?;
+            return Layers::open(&now.variables, &now.folder());
+        }
+        Layers::open(&self.variables, &self.folder())
     }
 
     fn folder(&self) -> PathBuf {
@@ -102,9 +164,50 @@ impl Settings {
     /// # Errors
     /// Every problem found.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut reader = Reader::open(&sources.variables, &sources.folder())?;
-        let settings = read(&mut reader, &sources.variables);
-        if reader.problems.is_empty() { Ok(settings) } else { Err(ConfigError(reader.problems)) }
+        Ok(Self::of(&sources.layers()?, &BTreeMap::new())?)
+    }
+
+    /// Judges what was read, with what is stored on top.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn of(layers: &Layers, stored: &BTreeMap<String, String>) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader::new(layers, stored);
+        let mut settings = read(&mut reader, &layers.variables);
+        settings.shown = reader.shown();
+        if reader.problems.is_empty() { Ok(settings) } else { Err(reader.problems) }
+    }
+}
+
+/// Everything configured, as it was read before anything is opened.
+#[derive(Clone)]
+pub struct Configured {
+    pub sources: Sources,
+    pub layers: Layers,
+    pub settings: Settings,
+    pub listed: Listed,
+    /// A services file that was there is expected to stay: its absence is a mistake, not a wish for the built-in services.
+    pub expects_file: bool,
+}
+
+impl Configured {
+    /// Reads and judges every setting and every service.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn load(sources: Sources) -> Result<Self, ConfigError> {
+        let layers = sources.layers()?;
+        let settings = Settings::of(&layers, &BTreeMap::new())?;
+        let listed = load_services(&settings.services, &settings.defaults)?;
+        let expects_file = settings.services.path.exists();
+        Ok(Self { sources, layers, settings, listed, expects_file })
+    }
+
+    /// Where services are defined.
+    pub fn services(&self, settings: &Settings) -> ServicesFile {
+        let mut file = settings.services.clone();
+        file.explicit |= self.expects_file;
+        file
     }
 }
 
@@ -206,6 +309,10 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         ..defaults
     };
     let environment = environment_services(r, &defaults);
+    let avatar = r.text("avatar", "active_avatar");
+    if avatar.chars().count() > AVATAR_CHARS || avatar.contains(char::is_control) {
+        r.refuse("avatar", "active_avatar", "must be at most 100 characters, none of them a control one");
+    }
     let engine = EngineConfig {
         outage,
         alert,
@@ -244,6 +351,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         defaults,
         egress,
         published_key,
+        shown: Vec::new(),
     };
     if let Err(error) = crate::telemetry::check_level(&settings.log.level) {
         r.refuse("log", "log_level", &format!("is not a level or filter: {error}"));
@@ -377,13 +485,68 @@ fn environment_services(r: &mut Reader, defaults: &Defaults) -> Vec<Arc<Service>
             check_interval_ms: ms(interval),
             ..ServiceSpec::default()
         };
-        match spec.into_service(defaults, Origin::Environment) {
-            Ok(service) => services.push(Arc::new(service)),
-            Err(problems) => {
-                let told: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.message)).collect();
-                r.refuse("checks", &key, &format!("defines no service: {}", told.join("; ")));
-            }
+        services.extend(defined(r, &key, spec, defaults));
+    }
+    services.extend(components(r, defaults));
+    services
+}
+
+/// The service that a variable defines, if it does.
+fn defined(r: &mut Reader, key: &str, spec: ServiceSpec, defaults: &Defaults) -> Option<Arc<Service>> {
+    match spec.into_service(defaults, Origin::Environment) {
+        Ok(service) => Some(Arc::new(service)),
+        Err(problems) => {
+            let told: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.message)).collect();
+            r.refuse("checks", key, &format!("defines no service: {}", told.join("; ")));
+            None
         }
+    }
+}
+
+/// The components of source 004: CONTRACT.md 5.5.
+fn components(r: &mut Reader, defaults: &Defaults) -> Vec<Arc<Service>> {
+    /// CONTRACT.md 5.5.
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    /// Our choice: with that timeout an outage is told of within 29 s, as critical ones are promised to be.
+    const INTERVAL: Duration = Duration::from_secs(10);
+    const BINANCE: &str = "https://api.binance.com/api/v3/ping";
+    let ms = |span: Duration| span.as_secs_f64() * 1000.0;
+    let base = r.text("checks", "base_service_url");
+    let postgres = r.text("checks", "postgres_health_url");
+    let base = base.trim_end_matches('/');
+    if base.is_empty() {
+        return Vec::new();
+    }
+    let below = |path: &str| format!("{base}{path}");
+    let postgres = if postgres.is_empty() { below("/health") } else { postgres };
+    let redis = r.text("redis", "redis_url");
+    let mut list = vec![
+        ("main_backend", below("/health"), "trading", "base_service_url"),
+        ("scheduler", below("/health/scheduler"), "trading", "base_service_url"),
+        ("risk_guard", below("/health/risk"), "trading", "base_service_url"),
+        ("ai_system", below("/health/ai"), "trading", "base_service_url"),
+        ("system_health_monitor", below("/health/system"), "trading", "base_service_url"),
+    ];
+    // Sentinels and clusters are asked by the store's own client; a probe asks one server.
+    if redis.starts_with("redis://") || redis.starts_with("rediss://") {
+        list.push(("redis", redis, "infrastructure", "base_service_url"));
+    }
+    list.push(("postgres", postgres, "infrastructure", "postgres_health_url"));
+    list.push(("binance_api", BINANCE.to_owned(), "infrastructure", "base_service_url"));
+    let mut services = Vec::new();
+    for (name, url, category, key) in list {
+        let (critical, http) = (name != "system_health_monitor", !url.starts_with("redis"));
+        let spec = ServiceSpec {
+            name: name.to_owned(),
+            url: Some(url),
+            category: Some(category.to_owned()),
+            critical: Some(critical),
+            check_interval_ms: (critical && defaults.critical_interval > INTERVAL).then_some(ms(INTERVAL)),
+            timeout_ms: Some(ms(TIMEOUT)),
+            follow_redirects: http.then_some(true),
+            ..ServiceSpec::default()
+        };
+        services.extend(defined(r, key, spec, defaults));
     }
     services
 }
@@ -572,10 +735,15 @@ fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, in
     config
 }
 
+/// A name that this process keeps for its life, however often settings are read.
 fn instance_id() -> String {
-    let host = gethostname::gethostname().to_string_lossy().into_owned();
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("{host}-{}", random.get(..8).unwrap_or_default())
+    static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    let choose = || {
+        let host = gethostname::gethostname().to_string_lossy().into_owned();
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        format!("{host}-{}", random.get(..8).unwrap_or_default())
+    };
+    CHOSEN.get_or_init(choose).clone()
 }
 
 /// The addresses of this machine, as the kernel lists them; none where it does not.

@@ -21,6 +21,7 @@ mod registry;
 pub mod restore;
 pub mod scheduler;
 pub mod streams;
+mod settings;
 mod supervise;
 pub mod system;
 
@@ -49,6 +50,7 @@ use self::registrar::Registrar;
 pub use self::registry::{ReloadOutcome, RosterChange};
 use self::scheduler::Scheduler;
 use self::streams::Exchange;
+pub use self::settings::{NotAdopted, Remembered};
 use crate::clock::Clock;
 use crate::domain::check::Check;
 use crate::domain::classify::classify;
@@ -151,6 +153,8 @@ pub struct Engine {
     /// When a check last failed for want of our own sockets or memory, unix ms; 0 for never.
     local_trouble_at: AtomicI64,
     paused: AtomicBool,
+    /// Switched off by hand: no checks, no alerts.
+    off: AtomicBool,
     /// No new checks are started.
     draining: CancellationToken,
     /// Checks under way are given up.
@@ -202,6 +206,7 @@ impl Engine {
             set_aside: std::sync::OnceLock::new(),
             local_trouble_at: AtomicI64::new(0),
             paused: AtomicBool::new(false),
+            off: AtomicBool::new(false),
             draining: CancellationToken::new(),
             cancelled: CancellationToken::new(),
             config: ArcSwap::from_pointee(parts.config),
@@ -217,11 +222,6 @@ impl Engine {
         self.config.load_full()
     }
 
-    /// Puts other settings in force, for all later work.
-    pub fn reconfigure(&self, config: EngineConfig) {
-        self.config.store(Arc::new(config));
-    }
-
     fn judge(&self) -> MutexGuard<'_, Judge> {
         held(&self.judge)
     }
@@ -233,7 +233,7 @@ impl Engine {
         if self.draining.is_cancelled() || !watched.service().active {
             return;
         }
-        if self.paused.load(Ordering::Relaxed) {
+        if self.paused.load(Ordering::Relaxed) || !self.is_monitoring() {
             return self.counters.skip(SkipCause::Paused, 1);
         }
         let turn = match watched.take_turn() {
@@ -295,7 +295,7 @@ impl Engine {
         let was_up = watched.lock().state.status.is_up();
         let judged_early = async |seen: Observation| {
             let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
-            if !seen.is_inconclusive() {
+            if self.is_monitoring() && !seen.is_inconclusive() {
                 early = true;
                 self.judge_check(watched, &service, seen, kind, false).await;
             }
@@ -306,7 +306,7 @@ impl Engine {
             () = watched.interrupted() => return Outcome::Cancelled,
             seen = probes::observe(&self.clients, &service, fresh, judged_early) => seen,
         };
-        if watched.is_retired() {
+        if watched.is_retired() || !self.is_monitoring() {
             return Outcome::Cancelled;
         }
         let changes = if early {
@@ -449,7 +449,7 @@ impl Engine {
         if watched.asked_at.compare_exchange(last, now_ms, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return Err(BY_HAND_EVERY);
         }
-        if self.paused.load(Ordering::Relaxed) {
+        if self.paused.load(Ordering::Relaxed) || !self.is_monitoring() {
             return Ok(None);
         }
         let ended = watched.ended.notified();
@@ -714,6 +714,22 @@ impl Engine {
     /// Starts no checks until they are resumed; everything else goes on.
     pub fn pause_checks(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Switches checking and alerting on or off; how it was before. Forgotten at a restart.
+    pub fn monitor(&self, on: bool) -> bool {
+        let was = !self.off.swap(!on, Ordering::Relaxed);
+        match (was, on) {
+            (true, false) => tracing::warn!("monitoring was stopped by hand: no checks, no alerts"),
+            (false, true) => tracing::info!("monitoring was started again by hand"),
+            _ => {}
+        }
+        was
+    }
+
+    /// Nobody has switched monitoring off.
+    pub fn is_monitoring(&self) -> bool {
+        !self.off.load(Ordering::Relaxed)
     }
 
     /// Entries on the schedule.

@@ -6,12 +6,13 @@
 //!
 //! | module | imports |
 //! | --- | --- |
-//! | [`cli`], [`config`], [`telemetry`], [`app`], [`demo`] | everything below |
+//! | [`cli`], [`config`], [`telemetry`], [`app`], [`admin`], [`demo`], [`systemd`], [`watchdog`] | everything below |
 //! | [`api`] | `engine`, `store`, `events`, `clock`, `domain` |
 //! | [`engine`] | `probes`, `host`, `remedy`, `store`, `notify`, `events`, `clock`, `domain` |
 //! | [`probes`], [`host`], [`remedy`], [`store`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
 //! | [`domain`] | nothing of ours; no I/O, no async, no clock |
 
+pub mod admin;
 pub mod api;
 pub mod app;
 pub mod cli;
@@ -26,4 +27,6 @@ pub mod notify;
 pub mod probes;
 pub mod remedy;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;
+pub mod watchdog;

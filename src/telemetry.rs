@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
@@ -48,17 +49,45 @@ pub fn check_level(level: &str) -> Result<(), String> {
     filter(level).map(|_| ())
 }
 
+/// The way to change the level of the log while it is written.
+#[derive(Clone, Default)]
+pub struct Level(Option<Arc<dyn Fn(EnvFilter) + Send + Sync>>);
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Level")
+    }
+}
+
+impl Level {
+    /// Writes at `level` from now on; one that is none changes nothing.
+    pub fn set(&self, level: &str) {
+        if let (Some(put), Ok(filter)) = (&self.0, filter(level)) {
+            put(filter);
+        }
+    }
+}
+
 /// Starts logging. A second call changes nothing.
-pub fn start(config: &LogConfig) {
+pub fn start(config: &LogConfig) -> Level {
     let filter = filter(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    let _ = match config.format {
+    // The same twice: the two builders are of different types.
+    match config.format {
         LogFormat::Text => {
             let colour = std::io::stdout().is_terminal();
-            builder.with_target(false).with_ansi(colour).finish().try_init()
+            let builder = builder.with_target(false).with_ansi(colour).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.finish().try_init();
+            Level(Some(Arc::new(move |filter| drop(handle.reload(filter)))))
         }
-        LogFormat::Json => builder.event_format(JsonLines).finish().try_init(),
-    };
+        LogFormat::Json => {
+            let builder = builder.event_format(JsonLines).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.finish().try_init();
+            Level(Some(Arc::new(move |filter| drop(handle.reload(filter)))))
+        }
+    }
 }
 
 /// One JSON object a line: `timestamp`, `level`, `name`, `filename`, `line`, `function`, `message` and the fields

@@ -162,6 +162,13 @@ pub(super) async fn writes_need_a_full_key(request: Request, next: Next) -> Resp
     next.run(request).await
 }
 
+/// Tells the keys of requests apart in a record of who did what, and does not lead back to one: four bytes of a digest.
+pub(super) fn fingerprint(headers: &HeaderMap) -> String {
+    let key = presented(headers).ok().flatten().unwrap_or_default();
+    let digest = digest(&[b"caller:", key].concat());
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The one key of a request. Two occurrences, equal or not, are refused.
 fn presented(headers: &HeaderMap) -> Result<Option<&[u8]>, ApiError> {
     let mut found: Option<&[u8]> = None;

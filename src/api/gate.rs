@@ -20,7 +20,8 @@ use tower::{Layer, Service, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
-use super::auth::{Guesses, authorize};
+use super::administer::Caller;
+use super::auth::{Guesses, authorize, fingerprint};
 use super::error::ApiError;
 use super::{ApiState, router};
 
@@ -104,6 +105,10 @@ impl Gate {
         let (method, path) = (request.method().clone(), without_trailing_slash(request.uri().path()).to_owned());
         let response = match self.admit(peer, &method, &path, &mut request).await {
             Ok(permit) => {
+                if !matches!(method, Method::GET | Method::HEAD) {
+                    let caller = Caller { request_id: id.clone(), peer, key: fingerprint(request.headers()) };
+                    request.extensions_mut().insert(caller);
+                }
                 let routed = AssertUnwindSafe(self.inner.router.clone().oneshot(request)).catch_unwind().await;
                 drop(permit);
                 match routed {

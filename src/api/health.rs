@@ -117,10 +117,15 @@ fn itself(app: &ApiState) -> Value {
     if lateness.p99_ms > LATE_MS {
         problems.push(format!("checks start late (p99 {} ms)", round2(lateness.p99_ms)));
     }
-    if let Some(error) = reload.as_ref().and_then(|reload| reload.error.as_ref()) {
-        problems.push(format!("services file not reloaded: {error}"));
+    if let Some((reload, error)) = reload.as_ref().and_then(|reload| Some((reload, reload.error.as_ref()?))) {
+        problems.push(format!("{} not reloaded: {error}", reload.what));
     }
     problems.extend(engine.host().problems());
+    if !engine.is_monitoring() {
+        problems.push("monitoring was stopped by hand: no checks, no alerts".to_owned());
+    }
+    problems.extend(engine.counters.stuck().iter().map(|part| format!("the {} makes no progress", part.as_str())));
+    problems.extend(app.admin.standing().problems.iter().take(LISTED).cloned());
     problems.extend(engine.records_set_aside().map(str::to_owned));
     problems.extend(broken_promises(app));
 
@@ -128,7 +133,7 @@ fn itself(app: &ApiState) -> Value {
         if trouble.as_ref().is_some_and(|trouble| trouble.not_durable) { "none" } else { engine.records.durability() };
     json!({
         "status": if problems.is_empty() { "healthy" } else { "degraded" },
-        "monitoring_active": !engine.is_draining(),
+        "monitoring_active": engine.is_monitoring() && !engine.is_draining(),
         "impaired": impaired,
         "instance": engine.config().instance,
         "lease": null,

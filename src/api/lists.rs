@@ -167,6 +167,11 @@ pub(super) fn by_content<T: Serialize>(headers: &HeaderMap, value: &T) -> Result
     Ok(if matches(headers, &tag) { not_modified(&tag) } else { tagged(&tag, body) })
 }
 
+/// Answers with `value` under its tag, or 304 when the caller has it already.
+pub(super) fn under<T: Serialize>(headers: &HeaderMap, tag: &str, value: &T) -> Result<Response, ApiError> {
+    if matches(headers, tag) { Ok(not_modified(tag)) } else { Ok(tagged(tag, json(value)?)) }
+}
+
 /// Answers with a list over all services, made once for everyone who asks at the same time, off the async threads.
 pub(super) async fn shared<T: Serialize>(
     state: &ApiState,

@@ -195,10 +195,13 @@ impl Snapshot {
             let up = f64::from(u8::from(redis == RedisState::Connected));
             family(to, "infra_redis_up", "The shared copy in Redis can be written", gauge)?.gauge(&[], up)?;
         }
+        let active = f64::from(u8::from(engine.is_monitoring() && !engine.is_draining()));
+        family(to, "infra_monitoring_active", "Services are checked and alerts are raised", gauge)?
+            .gauge(&[], active)?;
         let records = f64::from(u8::from(engine.commit.trouble().is_none()));
         family(to, "infra_records_up", "The durable records can be written", gauge)?.gauge(&[], records)?;
         let reload = engine.reload.latest().is_none_or(|reload| reload.error.is_none());
-        family(to, "infra_config_reload_success", "The latest reload of the services file was taken", gauge)?
+        family(to, "infra_config_reload_success", "The latest reload of settings and services was taken", gauge)?
             .gauge(&[], f64::from(u8::from(reload)))?;
         let host = engine.host();
         let usages = [

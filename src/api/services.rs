@@ -1,20 +1,18 @@
-//! The registry as clients see it: services by category, the dependency graph, and the reload (CONTRACT.md 9.3, 9.9).
+//! The registry as clients see it: services by category, and the dependency graph (CONTRACT.md 9.3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::ApiState;
 use super::error::{ApiError, Invalid};
-use super::input::{Asked, nothing};
+use super::input::Asked;
 use super::lists;
 use super::record::record;
 use crate::domain::probe::Protocol;
@@ -227,33 +225,5 @@ fn dependencies_body(app: &ApiState) -> DependenciesBody {
         critical_path: roster.registry.critical_path().to_vec(),
         healthy_dependencies: healthy,
         broken_dependencies: broken,
-    }
-}
-
-/// `POST /config/reload`: reads the services file now.
-pub(super) async fn reload(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
-    if app.engine.is_draining() {
-        return Err(ApiError::Unavailable("Stopping"));
-    }
-    nothing(&body)?;
-    match (app.reload)().await {
-        Ok(change) => {
-            let message = format!(
-                "Services reloaded: {} added, {} changed, {} removed",
-                change.added.len(),
-                change.changed.len(),
-                change.removed.len()
-            );
-            Ok(Json(json!({
-                "message": message, "added": change.added, "changed": change.changed, "removed": change.removed,
-            })))
-        }
-        Err(problems) => Err(ApiError::from(Invalid {
-            place: "body",
-            field: "services_file".to_owned(),
-            rule: problems.join("; "),
-            kind: "value_error",
-            input: None,
-        })),
     }
 }

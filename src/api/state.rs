@@ -3,24 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::ApiConfig;
+use super::administer::Administer;
 use super::events::READERS;
 use super::lists::Lists;
-use crate::engine::{Engine, RosterChange};
-
-/// Reads the services file again and puts it in force; what is wrong with it, line by line, when it is not.
-pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<RosterChange, Vec<String>>> + Send + Sync>;
+use crate::engine::Engine;
 
 /// Cheap handles, one clone for each request.
 #[derive(Clone)]
 pub struct ApiState {
     pub config: Arc<ApiConfig>,
     pub engine: Arc<Engine>,
-    pub reload: Reload,
+    pub admin: Arc<dyn Administer>,
     pub(super) lists: Arc<Lists>,
     /// Places for readers of events.
     pub(super) readers: Arc<Semaphore>,
@@ -30,11 +27,11 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    pub fn new(config: ApiConfig, engine: Arc<Engine>, reload: Reload, stop: CancellationToken) -> Self {
+    pub fn new(config: ApiConfig, engine: Arc<Engine>, admin: Arc<dyn Administer>, stop: CancellationToken) -> Self {
         Self {
             config: Arc::new(config),
             engine,
-            reload,
+            admin,
             lists: Arc::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             stop,

@@ -345,7 +345,7 @@ mod tests {
     fn the_key_is_the_first_or_in_development_the_published_one() {
         let check = |given: Option<&str>, environment: &str, expected: Option<&str>| {
             let given = given.map(|key| ("INTERNAL_SERVICE_KEY".to_owned(), key.to_owned()));
-            let sources = Sources { variables: given.into_iter().collect(), folder: None };
+            let sources = Sources::new(given.into_iter().collect(), None);
             let key = key(&sources, environment).ok();
             assert_eq!(key.as_ref().and_then(|key| key.to_str().ok()), expected);
         };

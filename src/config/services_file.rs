@@ -100,7 +100,7 @@ pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Listed,
             Ok(document) => document,
             Err(error) => {
                 let line = error.span().map_or(1, |span| lines.at(span.start));
-                problems.push(format!("{name}:{line}: {}", error.message().replace('\n', " ")));
+                problems.push(format!("{name}:{line}: {}", quiet(error.message()).replace('\n', " ")));
                 continue;
             }
         };
@@ -159,6 +159,12 @@ pub fn load_services(file: &ServicesFile, defaults: &Defaults) -> Result<Listed,
         return Err(ConfigError(problems));
     }
     Ok(Listed { services: list, critical_path, windows: settled })
+}
+
+/// The words of the parser without the text they repeat: one of the wrong type may be a secret.
+fn quiet(message: &str) -> String {
+    let parts = message.split_once("string \"").zip(message.rsplit_once("\", expected"));
+    parts.map_or_else(|| message.to_owned(), |((before, _), (_, after))| format!("{before}string, expected{after}"))
 }
 
 /// The last place a name is defined at: of two, the second is the mistake.

@@ -83,7 +83,7 @@ pub struct Registered {
 }
 
 /// Every definition.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Definitions {
     listed: Listed,
     by_name: HashMap<ServiceName, Arc<Service>>,
@@ -112,6 +112,28 @@ impl Definitions {
     pub fn restore(&mut self, registration: Registration, service: Service) {
         let name = service.name.clone();
         self.put(name, Arc::new(registration), Arc::new(service));
+    }
+
+    /// Every registration is read anew, with other defaults.
+    ///
+    /// # Errors
+    /// Names whose registrations break a rule with them, each with the rule; nothing has changed.
+    pub fn redefine(&mut self, defaults: &Defaults) -> Result<(), Vec<(ServiceName, Problem)>> {
+        let (mut made, mut broken) = (Vec::new(), Vec::new());
+        for (name, known) in &self.of {
+            match known.registration.service(defaults) {
+                Ok(service) if service.fingerprint == known.service.fingerprint => {}
+                Ok(service) => made.push((name.clone(), known.registration.clone(), Arc::new(service))),
+                Err(problems) => broken.extend(problems.into_iter().map(|problem| (name.clone(), problem))),
+            }
+        }
+        if !broken.is_empty() {
+            return Err(broken);
+        }
+        for (name, registration, service) in made {
+            self.put(name, registration, service);
+        }
+        Ok(())
     }
 
     fn put(&mut self, name: ServiceName, registration: Arc<Registration>, service: Arc<Service>) {

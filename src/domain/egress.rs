@@ -59,7 +59,7 @@ impl std::str::FromStr for Allow {
 }
 
 /// The rules of one deployment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressPolicy {
     pub allow: Vec<Allow>,
     /// `ENVIRONMENT=development`: fenced hosts may reach private addresses.

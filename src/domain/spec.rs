@@ -217,7 +217,7 @@ impl Thresholds {
 }
 
 /// What a service without own values gets: section 4.3 of CONTRACT.md.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
     pub interval: Duration,
     pub critical_interval: Duration,
@@ -230,7 +230,7 @@ pub struct Defaults {
 }
 
 /// Defaults of registrations over the API, by the path they come in on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RegisteredDefaults {
     /// `SERVICE_CHECK_INTERVAL`; `None`: 30 s on `/health/services`, 60 s on `/services`.
     pub interval: Option<Duration>,

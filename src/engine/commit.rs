@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
+use super::counters::Part;
 use super::live::{Taken, Watched};
 use crate::domain::alert::Alert;
 use crate::domain::check::{Check, CheckBatch};
@@ -193,6 +194,7 @@ impl Committer {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut swept = Instant::now();
         loop {
+            engine.counters.progress(Part::Committer);
             if swept.elapsed() >= ROUTINE * 3 / 4 {
                 // However busy the queue is, routine checks wait no longer than a second.
                 swept = Instant::now();
@@ -253,6 +255,7 @@ impl Committer {
     async fn write(&mut self, engine: &Arc<Engine>, stop: &CancellationToken) {
         let began = Instant::now();
         loop {
+            engine.counters.progress(Part::Committer);
             if self.attempt.is_none() {
                 if self.pending.is_empty() {
                     break;

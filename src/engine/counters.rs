@@ -42,6 +42,26 @@ pub enum EventCount {
     DeadLettered,
 }
 
+/// Parts whose loops must never stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Scheduler,
+    Evaluator,
+    Committer,
+}
+
+impl Part {
+    pub const ALL: [Self; 3] = [Self::Scheduler, Self::Evaluator, Self::Committer];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Evaluator => "evaluator",
+            Self::Committer => "committer",
+        }
+    }
+}
+
 /// Upper bounds of `infra_scheduler_lateness_seconds`, in seconds: CONTRACT.md section 16.
 pub const LATENESS_BOUNDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0];
 
@@ -84,6 +104,10 @@ pub struct Counters {
     notifications: Mutex<BTreeMap<(String, &'static str), u64>>,
     events: Mutex<BTreeMap<(EventCount, &'static str), u64>>,
     panics: Mutex<BTreeMap<&'static str, u64>>,
+    /// Rounds of each part's loop.
+    progress: [AtomicU64; Part::ALL.len()],
+    /// Parts that the watchdog has found standing still.
+    stuck: Mutex<Vec<Part>>,
 }
 
 fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,6 +184,24 @@ impl Counters {
 
     pub fn panic(&self, task: &'static str) {
         *held(&self.panics).entry(task).or_default() += 1;
+    }
+
+    /// A part has come around its loop.
+    pub fn progress(&self, part: Part) {
+        self.progress[part as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often each part has.
+    pub fn rounds(&self) -> [u64; Part::ALL.len()] {
+        Part::ALL.map(|part| self.progress[part as usize].load(Ordering::Relaxed))
+    }
+
+    pub fn note_stuck(&self, parts: &[Part]) {
+        *held(&self.stuck) = parts.to_vec();
+    }
+
+    pub fn stuck(&self) -> Vec<Part> {
+        held(&self.stuck).clone()
     }
 
     pub fn panics(&self) -> BTreeMap<&'static str, u64> {

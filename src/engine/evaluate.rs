@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::commit::Transition;
+use super::counters::Part;
 use crate::domain::alert::Component;
 use crate::domain::judge::{Decision, Judge};
 use crate::domain::time::{from_ms, span};
@@ -25,15 +26,19 @@ impl Engine {
     pub(super) async fn evaluate(self: &Arc<Self>, stop: &CancellationToken) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut rates_due = Instant::now() + self.config().alert_check_interval;
+        let mut judged = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = beat.tick() => {}
             }
+            self.counters.progress(Part::Evaluator);
+            if !self.is_monitoring() {
+                continue;
+            }
             self.on_time().await;
-            if Instant::now() >= rates_due {
-                rates_due = Instant::now() + self.config().alert_check_interval;
+            if judged.elapsed() >= self.config().alert_check_interval {
+                judged = Instant::now();
                 self.error_rates().await;
             }
         }
@@ -87,6 +92,7 @@ impl Engine {
         let mut committed = Vec::new();
         for (place, watched) in roster.watched.iter().enumerate() {
             if place % JUDGED_AT_ONCE == JUDGED_AT_ONCE - 1 {
+                self.counters.progress(Part::Evaluator);
                 super::make_way().await;
             }
             let service = watched.service();

@@ -11,7 +11,6 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::commit::Transition;
 use crate::domain::outage::Outage;
 use crate::domain::recovery::{Ledger, Recovery, Remedy, RemedyOutcome, Step};
 use crate::domain::service::ServiceName;
@@ -126,10 +125,8 @@ impl Engine {
 
     /// Whether it is durable now.
     async fn note_remedy(&self, remedy: &Remedy) -> bool {
-        let mut transition = Transition::default();
         let (name, at_ms) = (remedy.outage_id.to_string(), remedy.at.timestamp_millis());
         let value = serde_json::to_string(remedy).ok();
-        transition.beside.facts.push(Fact { kind: FactKind::Remedy, name, at_ms, value });
-        self.commit.transition(transition).await.unwrap_or(false)
+        self.note_facts(vec![Fact { kind: FactKind::Remedy, name, at_ms, value }]).await
     }
 }

@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use super::commit::Transition;
 use super::maintenance::Version;
-use super::{Engine, RosterChange};
+use super::{Engine, EngineConfig, NotAdopted, Remembered, RosterChange};
 use crate::domain::definitions::{Applied, Change, Definitions, Listed, Refused, Undo};
 use crate::domain::registry::RegistryError;
 use crate::domain::service::ServiceName;
+use crate::domain::spec::Defaults;
 use crate::store::records::Batch;
 
 /// Wishes settled together at most: our choice.
@@ -155,6 +156,39 @@ impl Engine {
         later
     }
 
+    /// Puts other settings in force, for all later work: what is listed, and every registration read with its new defaults,
+    /// once `facts` are durable. Nothing is in force that is not stored.
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    pub async fn adopt(
+        self: &Arc<Self>,
+        config: EngineConfig,
+        listed: Option<Listed>,
+        facts: Remembered,
+    ) -> Result<RosterChange, NotAdopted> {
+        let mut definitions = self.registrar.definitions.lock().await;
+        let mut next = definitions.clone();
+        let windows = listed.as_ref().map(|listed| listed.windows.clone());
+        if let Some(listed) = listed {
+            next.list(dated(listed, definitions.listed(), self.clock.now()));
+            next.redefine(&lenient(config.defaults.clone())).map_err(NotAdopted::broken)?;
+        }
+        next.registry().map_err(|error| NotAdopted::Contradiction(error.to_string()))?;
+        self.remember(facts).await?;
+        self.config.store(Arc::new(config));
+        *definitions = next;
+        let change = match self.put_in_force(&definitions, &[]).await {
+            Ok(change) => change,
+            // Cannot be: it was made a moment ago.
+            Err(error) => return Err(NotAdopted::Contradiction(error.to_string())),
+        };
+        if let Some(windows) = windows {
+            self.list_windows(windows);
+        }
+        Ok(change)
+    }
+
     /// Makes the changed definitions durable, and what is erased with them.
     async fn store_definitions(
         &self,
@@ -192,27 +226,6 @@ impl Engine {
         Ok(self.watch(registry, |_| None, erased).await)
     }
 
-    /// Puts what the operator has written in force, beside the registrations.
-    ///
-    /// # Errors
-    /// It contradicts itself; nothing has changed.
-    pub async fn list_services(self: &Arc<Self>, listed: Listed) -> Result<RosterChange, RegistryError> {
-        let mut definitions = self.registrar.definitions.lock().await;
-        let listed = dated(listed, definitions.listed(), self.clock.now());
-        let windows = listed.windows.clone();
-        let before = definitions.list(listed);
-        match self.put_in_force(&definitions, &[]).await {
-            Ok(change) => {
-                self.list_windows(windows);
-                Ok(change)
-            }
-            Err(error) => {
-                definitions.list(before);
-                Err(error)
-            }
-        }
-    }
-
     /// The definitions at a start, before anything is watched, and the names of registrations that broke a rule of
     /// today: they are not watched, and what is kept of them stays.
     pub(super) async fn define(
@@ -223,10 +236,7 @@ impl Engine {
         let mut set_aside = Vec::new();
         let mut definitions = self.registrar.definitions.lock().await;
         definitions.list(dated(listed, &Listed::default(), self.clock.now()));
-        // What the API may reach may have become less: that is judged by each probe, and takes nobody off the list.
-        let mut defaults = self.config().defaults.clone();
-        defaults.registered.egress.development = true;
-        defaults.registered.egress.own = None;
+        let defaults = lenient(self.config().defaults.clone());
         for registration in registrations {
             match registration.service(&defaults) {
                 Ok(service) => definitions.restore(registration, service),
@@ -244,6 +254,13 @@ impl Engine {
         }
         Ok((registry, set_aside))
     }
+}
+
+/// What the API may reach may have become less: that is judged by each probe, and takes nobody off the list.
+fn lenient(mut defaults: Defaults) -> Defaults {
+    defaults.registered.egress.development = true;
+    defaults.registered.egress.own = None;
+    defaults
 }
 
 /// Gives what the operator has written its dates: those of before where nothing has changed.

@@ -34,7 +34,9 @@ pub struct RosterChange {
 #[derive(Debug, Clone)]
 pub struct ReloadOutcome {
     pub at: DateTime<Utc>,
-    /// Where the file is wrong, if it is.
+    /// `services file` or `settings`.
+    pub what: &'static str,
+    /// Where it is wrong, if it is.
     pub error: Option<String>,
 }
 

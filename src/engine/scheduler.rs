@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::counters::SkipCause;
+use super::counters::{Part, SkipCause};
 use super::live::Watched;
 use crate::domain::observation::Kind;
 use crate::domain::schedule::{Cadence, TICK_MS};
@@ -143,7 +143,10 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = beat.tick() => self.look(engine),
+                _ = beat.tick() => {
+                    engine.counters.progress(Part::Scheduler);
+                    self.look(engine);
+                }
             }
         }
     }

@@ -309,7 +309,7 @@ impl Engine {
             // What followed from it may not have been durable then.
             Ess::Repeated => {
                 tracing::debug!(event.kind = name, entry = id, "{name} was dealt with before");
-                self.remember(vec![seen]).await
+                self.note_facts(vec![seen]).await
             }
             Ess::Stale(why) => {
                 tracing::warn!(event.kind = name, entry = id, "{name} raises nothing: {why}");
@@ -342,7 +342,7 @@ impl Engine {
         committed.await.unwrap_or(false)
     }
 
-    async fn remember(&self, facts: Vec<Fact>) -> bool {
+    pub(super) async fn note_facts(&self, facts: Vec<Fact>) -> bool {
         let mut transition = Transition::default();
         transition.beside.facts = facts;
         self.commit.transition(transition).await.unwrap_or(false)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use as_infrastructure_service::api::Administer;
 use as_infrastructure_service::domain::observation::{Observation, Reason};
 use axum::http::StatusCode;
 use serde_json::Value;
@@ -307,7 +308,7 @@ async fn a_removed_service_closes_its_outage_and_resolves_its_alerts() {
     app.fail("a", 3).await;
     assert_eq!(app.get("/status/critical").await.json["alerts"].as_array().unwrap().len(), 1);
     std::fs::write(app.folder.path().join("services.toml"), service("b")).unwrap();
-    (app.app.reload)().await.unwrap();
+    app.app.admin.reload().await.unwrap();
     let critical = app.get("/status/critical").await.json;
     assert!(critical["alerts"].as_array().unwrap().is_empty());
     assert_eq!(critical["lastIncident"]["resolved"], true);

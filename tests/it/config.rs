@@ -101,7 +101,7 @@ fn files_go_over_the_defaults_and_the_environment_over_files() {
     std::fs::create_dir(&config).unwrap();
     let write = |name: &str, text: &str| std::fs::write(config.join(name), text).unwrap();
     let read = |more: &[(&str, &str)]| {
-        let sources = Sources { variables: variables(folder.path(), more), folder: Some(config.clone()) };
+        let sources = Sources::new(variables(folder.path(), more), Some(config.clone()));
         Settings::load(&sources)
     };
     write("development.toml", "[server]\nport = 4000\nhost = \"127.0.0.1\"\n");

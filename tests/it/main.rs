@@ -21,5 +21,6 @@ mod redis;
 mod registry;
 mod secured;
 mod storms;
+mod settings;
 mod support;
 mod system;

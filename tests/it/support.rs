@@ -8,9 +8,10 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use as_infrastructure_service::admin::Surroundings;
 use as_infrastructure_service::app::{self, App};
 use as_infrastructure_service::clock::Clock;
-use as_infrastructure_service::config::{ConfigError, Settings, Sources, load_services};
+use as_infrastructure_service::config::{ConfigError, Configured, Settings, Sources, load_services};
 use as_infrastructure_service::domain::definitions::Listed;
 use as_infrastructure_service::domain::observation::{Kind, Observation, Reason};
 use as_infrastructure_service::domain::service::ServiceName;
@@ -76,7 +77,7 @@ pub fn variables(folder: &Path, more: &[(&str, &str)]) -> BTreeMap<String, Strin
 
 /// Settings and services from variables alone.
 pub fn load(variables: BTreeMap<String, String>) -> Result<(Settings, Listed), ConfigError> {
-    let sources = Sources { variables, folder: Some("no-such-folder".into()) };
+    let sources = Sources::new(variables, Some("no-such-folder".into()));
     let settings = Settings::load(&sources)?;
     let registry = load_services(&settings.services, &settings.defaults)?;
     Ok((settings, registry))
@@ -105,8 +106,9 @@ impl TestApp {
 
     pub async fn start(folder: Arc<TempDir>, clock: Clock, more: &[(&str, &str)]) -> Self {
         app::install_crypto_provider();
-        let (settings, registry) = load(variables(folder.path(), more)).unwrap();
-        let app = app::build(&settings, registry, clock.clone()).await.unwrap();
+        let sources = Sources::new(variables(folder.path(), more), Some(folder.path().join("config")));
+        let configured = Configured::load(sources).unwrap();
+        let app = app::build(&configured, clock.clone(), Surroundings::default()).await.unwrap();
         // Checks come from the test alone.
         app.engine.pause_checks(true);
         Self { app, clock, folder }

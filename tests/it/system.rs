@@ -362,9 +362,8 @@ async fn the_host_is_judged_by_its_limits_which_may_change() {
     assert_eq!(app.get("/health/system/cpu").await.json["status"], "unhealthy");
     assert_eq!(app.get("/health/system/memory").await.json["status"], "healthy");
 
-    let mut config = (*app.app.engine.config()).clone();
-    config.host.cpu_percent = 95.0;
-    app.app.engine.reconfigure(config);
+    let changed = app.ask("PUT", "/config", &[("x-service-key", KEY)], r#"{"critical_cpu_threshold": 95}"#).await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
     assert_eq!(app.get("/health/system/cpu").await.json["status"], "healthy");
 
     let metrics = app.get("/metrics").await.json;
