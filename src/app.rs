@@ -18,8 +18,7 @@ use crate::domain::probe::Protocol;
 use crate::domain::spec::Defaults;
 use crate::engine::restore::RestoreError;
 use crate::engine::{Engine, Parts, ReloadOutcome, housekeeping};
-use crate::notify::webhook::Webhook;
-use crate::notify::{Channel, Receiver};
+use crate::notify;
 use crate::probes::Clients;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
@@ -93,12 +92,7 @@ pub async fn build(settings: &Settings, listed: Listed, clock: Clock) -> Result<
     {
         tracing::warn!("icmp services cannot be checked: {problem}");
     }
-    let mut receivers = vec![Receiver::log()];
-    if let Some(webhook) = &settings.engine.notify.webhook {
-        let webhook = Webhook::new(webhook.clone()).map_err(|error| internal(&error))?;
-        let channel = Channel::Webhook(Box::new(webhook));
-        receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
-    }
+    let receivers = notify::receivers(&settings.engine.notify).map_err(|error| internal(&error))?;
     let redis = Redis::new(&settings.engine.store.redis).map_err(|error| internal(&error))?;
     let start = async || {
         let parts = Parts {

@@ -16,6 +16,9 @@ const OTHER_NAMES: [(&str, &str, &str); 2] = [
     ("MAX_CONSECUTIVE_FAILURES", "checks", "consecutive_failures_critical"),
 ];
 
+/// Lists of tables, which only files can hold.
+const TABLES: [(&str, &str); 2] = [("notify", "receiver"), ("notify", "route")];
+
 /// The unit a bare number is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Unit {
@@ -47,6 +50,8 @@ struct Setting {
 pub(super) struct Reader {
     settings: HashMap<(String, String), Setting>,
     pub problems: Vec<String>,
+    /// Lists of tables by section and key, each table with its file and place in the list.
+    tables: HashMap<(String, String), Vec<(String, Map<String, Value>)>>,
     /// What stands in the reference: taken where a value is refused, so that everything wrong is told at once.
     defaults: HashMap<(String, String), String>,
 }
@@ -124,8 +129,16 @@ impl Reader {
         })?;
 
         let mut settings = HashMap::new();
+        let mut tables = HashMap::new();
         for (section, keys) in layers {
             for (key, value) in keys {
+                if TABLES.contains(&(section.as_str(), key.as_str())) {
+                    match tables_of(&section, &key, value) {
+                        Ok(list) => drop(tables.insert((section.clone(), key), list)),
+                        Err(problem) => problems.push(problem),
+                    }
+                    continue;
+                }
                 let source = value.origin().map(str::to_owned);
                 let is_known =
                     known.iter().any(|(s, k)| *s == section && (*k == key || twin(k).as_ref() == Some(&key)));
@@ -143,7 +156,7 @@ impl Reader {
                 }
             }
         }
-        let mut reader = Self { settings, problems, defaults: reference };
+        let mut reader = Self { settings, problems, tables, defaults: reference };
         if reader.is_explicit("server", "environment") && reader.text("server", "environment") != environment {
             reader.refuse("server", "environment", "must be set by the variable ENVIRONMENT, which chooses the files");
         }
@@ -164,6 +177,11 @@ impl Reader {
     pub fn refuse(&mut self, section: &str, key: &str, rule: &str) {
         let source = self.setting(section, key).source.unwrap_or_else(|| "default".to_owned());
         self.problems.push(format!("{source}: {section}.{key} {rule}"));
+    }
+
+    /// The tables of a list, each with how to name it in a problem.
+    pub fn tables(&mut self, section: &str, key: &str) -> Vec<(String, Map<String, Value>)> {
+        self.tables.remove(&(section.to_owned(), key.to_owned())).unwrap_or_default()
     }
 
     /// It was set by someone, be it to its default.
@@ -315,6 +333,18 @@ fn layered(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Res
         }
     }
     Ok(sections)
+}
+
+/// The tables of a list, with file and number.
+fn tables_of(section: &str, key: &str, value: Value) -> Result<Vec<(String, Map<String, Value>)>, String> {
+    let file = value.origin().unwrap_or("configuration").to_owned();
+    let not_tables = || format!("{file}: {section}.{key} must be tables, each under a line [[{section}.{key}]]");
+    let ValueKind::Array(items) = value.kind else { return Err(not_tables()) };
+    let numbered = items.into_iter().zip(1..).map(|(item, number)| match item.kind {
+        ValueKind::Table(table) => Ok((format!("{file}: {section}.{key} {number}"), table)),
+        _ => Err(not_tables()),
+    });
+    numbered.collect()
 }
 
 fn text_of(value: Value) -> Option<String> {

@@ -84,7 +84,7 @@ struct Refused {
     since: DateTime<Utc>,
     until: Instant,
     tries: u32,
-    code: u16,
+    detail: String,
 }
 
 /// How one receiver stands, for `/health`.
@@ -190,7 +190,7 @@ impl Outbox {
                     }
                     (None, Some(refused)) => {
                         let since = Stamp(refused.since);
-                        ("refusing", Some(format!("receiver {channel} refuses since {since}: HTTP {}", refused.code)))
+                        ("refusing", Some(format!("receiver {channel} refuses since {since}: {}", refused.detail)))
                     }
                     (None, None) => ("ok", None),
                 };
@@ -235,7 +235,7 @@ impl Outbox {
             return lane.next_due();
         }
         let tried = picks.into_iter().map(|pick| async {
-            let result = lane.receiver.channel.deliver(&pick.message).await;
+            let result = lane.receiver.deliver(&pick.message).await;
             (pick, result)
         });
         for (pick, result) in join_all(tried).await {
@@ -334,11 +334,11 @@ impl Outbox {
                     detail,
                 });
             }
-            Err(DeliveryError::Refused { code }) => {
+            Err(DeliveryError::Refused { detail }) => {
                 engine.counters.notification(channel, "refused", 1);
                 let known = rows.refused.get(&pick.alert_id).cloned();
                 if known.is_none() {
-                    tracing::error!(channel, code, alert.id = pick.alert_id, "receiver {channel} refuses a message");
+                    tracing::error!(channel, %detail, alert.id = pick.alert_id, "receiver {channel} refuses a message");
                 }
                 let since = known.as_ref().map_or(now, |refused| refused.since);
                 if span(since, now) >= REFUSED_FOR {
@@ -350,7 +350,7 @@ impl Outbox {
                 }
                 let tries = known.map_or(1, |refused| refused.tries + 1);
                 let until = at + self.back_off(tries, &pick.message.notification.id);
-                rows.refused.insert(pick.alert_id, Refused { since, until, tries, code });
+                rows.refused.insert(pick.alert_id, Refused { since, until, tries, detail });
             }
         }
     }
