@@ -190,7 +190,7 @@ impl ChannelConfig {
             | Self::Teams { url }
             | Self::PagerDuty { url, .. }
             | Self::Alertmanager { url } => http::address(url).map(|_| ()),
-            Self::Email(config) => config.mailboxes().map(|_| ()),
+            Self::Email(config) => config.check(),
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Why not lettre's transport: it ends each mail with a QUIT that it waits for, and its time limit covers connecting only.
 //! Here one deadline covers everything up to the server's yes, and how the two part afterwards changes nothing.
 
+mod wire;
+
 use std::time::Duration;
 
 use lettre::Message as Mail;
@@ -12,9 +14,14 @@ use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use self::wire::Bounded;
 use super::http::is_reachable;
 use super::words::{Template, Words};
 use super::{DeliveryError, Message, Sender, Unusable};
@@ -52,8 +59,23 @@ pub struct EmailConfig {
 }
 
 impl EmailConfig {
+    pub(super) fn check(&self) -> Result<(), Unusable> {
+        self.mailboxes()?;
+        self.authorities().map(|_| ())
+    }
+
+    /// The authorities to trust beside those of the system.
+    fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+        let Some(pem) = &self.ca_pem else { return Ok(Vec::new()) };
+        let found = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+        if found.is_empty() {
+            return Err(Unusable::new("smtp_ca_file", "holds no certificates in PEM"));
+        }
+        Ok(found)
+    }
+
     /// Sender and recipients.
-    pub(super) fn mailboxes(&self) -> Result<(Mailbox, Vec<Mailbox>), Unusable> {
+    fn mailboxes(&self) -> Result<(Mailbox, Vec<Mailbox>), Unusable> {
         let mailbox = |field, text: &str| {
             let parsed = text.trim().parse::<Mailbox>();
             parsed.map_err(|_| Unusable::new(field, format!("holds {:?}, which is no e-mail address", clean(text))))
@@ -65,13 +87,34 @@ impl EmailConfig {
     }
 }
 
+/// What is needed to keep a connection secret.
+#[derive(Clone)]
+enum Security {
+    StartTls(TlsParameters),
+    Tls(TlsConnector, ServerName<'static>),
+    None,
+}
+
+/// Why a mail was not handed over.
+enum Failure {
+    /// There is nobody to connect to.
+    Unreachable,
+    Tls,
+    Smtp(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Smtp(error)
+    }
+}
+
 /// A receiver of mails.
 #[derive(Clone)]
 pub struct Email {
     host: String,
     port: u16,
-    starttls: Option<TlsParameters>,
-    tls: Option<TlsParameters>,
+    security: Security,
     login: Option<(String, SecretString)>,
     from: Mailbox,
     to: Vec<Mailbox>,
@@ -90,17 +133,19 @@ impl std::fmt::Debug for Email {
 impl Email {
     pub(super) fn new(config: &EmailConfig, deadline: Duration, sender: &Sender) -> Result<Self, Unusable> {
         let (from, to) = config.mailboxes()?;
-        let parameters = match config.tls {
-            SmtpTls::None => None,
-            SmtpTls::StartTls | SmtpTls::Tls => Some(trust(config)?),
-        };
-        let (starttls, tls) = match config.tls {
-            SmtpTls::StartTls => (parameters, None),
-            SmtpTls::Tls | SmtpTls::None => (None, parameters),
+        let unusable = |error: &dyn std::fmt::Display| Unusable::new("smtp_tls", format!("cannot be set up: {error}"));
+        let security = match config.tls {
+            SmtpTls::None => Security::None,
+            SmtpTls::StartTls => Security::StartTls(trust(config)?),
+            SmtpTls::Tls => {
+                let tls = wire::tls(config.authorities()?).map_err(|error| unusable(&error))?;
+                let name = ServerName::try_from(config.host.clone()).map_err(|error| unusable(&error))?;
+                Security::Tls(tls.into(), name)
+            }
         };
         let (host, login, subject) = (config.host.clone(), config.login.clone(), config.subject.clone());
         let domain = word(&sender.service);
-        Ok(Self { host, port: config.port, starttls, tls, login, from, to, subject, domain, deadline })
+        Ok(Self { host, port: config.port, security, login, from, to, subject, domain, deadline })
     }
 
     /// Addresses, without names.
@@ -116,7 +161,7 @@ impl Email {
         let mail = self.mail(message, words)?;
         match timeout(self.deadline, self.hand_over(&mail)).await {
             Err(_) => Err(DeliveryError::away("no answer in time", false)),
-            Ok(Err(error)) => Err(self.judge(&error).await),
+            Ok(Err(failure)) => Err(judge(&failure)),
             Ok(Ok(mut connection)) => {
                 // It has the mail: whether it also says goodbye is its own affair.
                 let _ = timeout(GOODBYE, connection.abort()).await;
@@ -126,11 +171,21 @@ impl Email {
     }
 
     /// Everything up to the server's yes.
-    async fn hand_over(&self, mail: &Mail) -> Result<AsyncSmtpConnection, Error> {
-        let (hello, place) = (ClientId::default(), (self.host.as_str(), self.port));
-        let mut connection =
-            AsyncSmtpConnection::connect_tokio1(place, Some(self.deadline), &hello, self.tls.clone(), None).await?;
-        if let Some(parameters) = &self.starttls {
+    async fn hand_over(&self, mail: &Mail) -> Result<AsyncSmtpConnection, Failure> {
+        let place = (self.host.as_str(), self.port);
+        let stream = TcpStream::connect(place).await.map_err(|_| Failure::Unreachable)?;
+        let peer = stream.peer_addr().map_err(|_| Failure::Unreachable)?;
+        let hello = ClientId::default();
+        let mut connection = match &self.security {
+            Security::Tls(tls, name) => {
+                let stream = tls.connect(name.clone(), stream).await.map_err(|_| Failure::Tls)?;
+                AsyncSmtpConnection::connect_with_transport(Box::new(Bounded::new(stream, peer)), &hello).await?
+            }
+            Security::StartTls(_) | Security::None => {
+                AsyncSmtpConnection::connect_with_transport(Box::new(Bounded::new(stream, peer)), &hello).await?
+            }
+        };
+        if let Security::StartTls(parameters) = &self.security {
             connection.starttls(parameters.clone(), &hello).await?;
         }
         if let Some((user, password)) = &self.login {
@@ -139,19 +194,6 @@ impl Email {
         }
         connection.send(mail.envelope(), &mail.formatted()).await?;
         Ok(connection)
-    }
-
-    /// The answers of a server may repeat what it was told: only their codes are passed on.
-    async fn judge(&self, error: &Error) -> DeliveryError {
-        match error.status() {
-            Some(code) if error.is_permanent() => DeliveryError::Refused { detail: format!("SMTP {code}") },
-            Some(code) => DeliveryError::away(format!("SMTP {code}"), false),
-            None if error.is_client() => DeliveryError::away("does not offer the TLS or login asked for", false),
-            None if error.is_response() => DeliveryError::away("does not speak SMTP", false),
-            None if error.is_tls() => DeliveryError::away("TLS failed", false),
-            None if self.is_reachable().await => DeliveryError::away("connection broken", false),
-            None => DeliveryError::away("no connection", true),
-        }
     }
 
     fn mail(&self, message: &Message, words: &Words) -> Result<Mail, DeliveryError> {
@@ -177,13 +219,29 @@ impl Email {
     }
 }
 
-/// Whom to believe on the other side.
+/// The answers of a server may repeat what it was told: only their codes are passed on.
+fn judge(failure: &Failure) -> DeliveryError {
+    let error = match failure {
+        Failure::Unreachable => return DeliveryError::away("no connection", true),
+        Failure::Tls => return DeliveryError::away("TLS failed", false),
+        Failure::Smtp(error) => error,
+    };
+    match error.status() {
+        Some(code) if error.is_permanent() => DeliveryError::Refused { detail: format!("SMTP {code}") },
+        Some(code) => DeliveryError::away(format!("SMTP {code}"), false),
+        None if error.is_client() => DeliveryError::away("does not offer the TLS or login asked for", false),
+        None if error.is_tls() => DeliveryError::away("TLS failed", false),
+        None => DeliveryError::away("broke off, or does not speak SMTP", false),
+    }
+}
+
+/// Whom to believe on the other side, with STARTTLS.
 fn trust(config: &EmailConfig) -> Result<TlsParameters, Unusable> {
     let mut parameters = TlsParameters::builder(config.host.clone());
-    if let Some(pem) = &config.ca_pem {
-        let authorities = Certificate::from_pem(pem.as_bytes());
-        let authorities = authorities.map_err(|_| Unusable::new("smtp_ca_file", "holds no certificates in PEM"))?;
-        parameters = parameters.add_root_certificate(authorities);
+    for authority in config.authorities()? {
+        let certificate = Certificate::from_der(authority.to_vec());
+        let certificate = certificate.map_err(|error| Unusable::new("smtp_ca_file", error))?;
+        parameters = parameters.add_root_certificate(certificate);
     }
     parameters.build().map_err(|error| Unusable::new("smtp_tls", format!("cannot be set up here: {error}")))
 }

@@ -6,6 +6,7 @@ mod alerts;
 mod api;
 mod architecture;
 mod binary;
+mod channels;
 mod cli;
 mod config;
 mod day;

@@ -298,7 +298,7 @@ pub struct Recorder {
     pub address: SocketAddr,
     messages: Arc<Mutex<Vec<Received>>>,
     arrived: Arc<Notify>,
-    code: watch::Sender<u16>,
+    code: watch::Sender<(u16, &'static str)>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -334,7 +334,7 @@ impl Recorder {
         let address = listener.local_addr().unwrap();
         let messages = Arc::<Mutex<Vec<Received>>>::default();
         let arrived = Arc::new(Notify::new());
-        let (code, codes) = watch::channel(200);
+        let (code, codes) = watch::channel((200, ""));
         let (kept, told) = (messages.clone(), arrived.clone());
         let task = tokio::spawn(async move {
             loop {
@@ -351,7 +351,12 @@ impl Recorder {
 
     /// Answers with `code` from now on; only what is answered 2xx is kept.
     pub fn answer_with(&self, code: u16) {
-        let _ = self.code.send(code);
+        self.answer_with_lines(code, "");
+    }
+
+    /// The same, with more header lines, each ended by CR LF.
+    pub fn answer_with_lines(&self, code: u16, lines: &'static str) {
+        let _ = self.code.send((code, lines));
     }
 
     pub fn messages(&self) -> Vec<Received> {
@@ -385,7 +390,7 @@ async fn record(
     stream: TcpStream,
     messages: Arc<Mutex<Vec<Received>>>,
     arrived: Arc<Notify>,
-    codes: watch::Receiver<u16>,
+    codes: watch::Receiver<(u16, &'static str)>,
 ) {
     let mut stream = BufReader::new(stream);
     loop {
@@ -407,13 +412,13 @@ async fn record(
         if stream.read_exact(&mut body).await.is_err() {
             return;
         }
-        let code = *codes.borrow();
+        let (code, lines) = *codes.borrow();
         if (200..300).contains(&code) {
             let body = serde_json::from_slice(&body).unwrap();
             messages.lock().unwrap().push(Received { headers, body });
             arrived.notify_waiters();
         }
-        let answer = format!("HTTP/1.1 {code} X\r\ncontent-length: 0\r\n\r\n");
+        let answer = format!("HTTP/1.1 {code} X\r\n{lines}content-length: 0\r\n\r\n");
         if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
             return;
         }
