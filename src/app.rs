@@ -12,13 +12,12 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{Admin, Kept, Start, Surroundings};
 use crate::api::{self, Administer, ApiState, Gate};
 use crate::clock::Clock;
-use crate::config::{ConfigError, Configured, ServicesFile, Settings, Sources};
+use crate::config::{ConfigError, Configured, ServicesFile, Sources};
 use crate::demo;
 use crate::domain::probe::Protocol;
 use crate::engine::restore::RestoreError;
 use crate::engine::{Engine, Parts, housekeeping};
-use crate::notify::webhook::Webhook;
-use crate::notify::{Channel, Receiver};
+use crate::notify;
 use crate::probes::Clients;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
@@ -103,7 +102,8 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
             redis: redis.clone(),
             streams: streams.clone(),
             clients: clients.clone(),
-            receivers: receivers(&start.settings)?,
+            receivers: notify::receivers(&start.settings.engine.notify)
+                .map_err(|error| AppError::Internal(error.to_string()))?,
         };
         let engine = Engine::new(parts);
         engine.restore(start.listed.clone()).await?;
@@ -140,17 +140,6 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
         committer,
         grace: settings.shutdown_grace,
     })
-}
-
-/// Everyone who may be told.
-fn receivers(settings: &Settings) -> Result<Vec<Receiver>, AppError> {
-    let mut receivers = vec![Receiver::log()];
-    if let Some(webhook) = &settings.engine.notify.webhook {
-        let webhook = Webhook::new(webhook.clone()).map_err(|error| AppError::Internal(error.to_string()))?;
-        let channel = Channel::Webhook(Box::new(webhook));
-        receivers.push(Receiver { name: "webhook".to_owned(), channel, quiet: None });
-    }
-    Ok(receivers)
 }
 
 impl App {

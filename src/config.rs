@@ -1,6 +1,7 @@
 //! Loads the settings: `config/default.toml` (compiled in), then files, then the environment. Refuses unknown keys, wrong
 //! units and impossible pairs, all at once, each with its source, its key and the remedy.
 
+mod notify;
 mod reader;
 mod services_file;
 pub mod shown;
@@ -16,19 +17,16 @@ pub use self::reader::Layers;
 use self::reader::{Reader, Unit};
 pub use self::services_file::{ServicesFile, load_services};
 use crate::api::{ApiConfig, AuthScope, Keys, Setting};
-use crate::domain::alert::Severity;
 use crate::domain::classify::LatencyLimits;
 use crate::domain::definitions::Listed;
 use crate::domain::egress::{Allow, EgressPolicy};
 use crate::domain::host::HostPolicy;
 use crate::domain::policy::{AlertPolicy, DetectionPolicy, FlapPolicy, OutagePolicy};
-use crate::domain::routing::Routing;
 use crate::domain::service::{Limits, Service, Source as Origin};
 use crate::domain::spec::{Defaults, RegisteredDefaults, ServiceSpec};
 use crate::engine::EngineConfig;
 use crate::engine::references::ReferenceConfig;
-use crate::notify::NotifyConfig;
-use crate::notify::webhook::WebhookConfig;
+use crate::notify::Sender;
 use crate::store::{RecordsAddress, RedisConfig, StoreConfig, StreamsConfig};
 use crate::telemetry::{LogConfig, LogFormat};
 
@@ -254,7 +252,8 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         }
     }
     let defaults = defaults(r);
-    let notify = notify(r, variables, &service_name, &instance);
+    let sender = Sender { service: service_name.clone(), instance: instance.clone() };
+    let notify = notify::read(r, variables, sender);
     let outage = OutagePolicy {
         detection_threshold: r.number("outages", "outage_detection_threshold", 1..=1000) as u32,
         recovery_threshold: r.number("outages", "recovery_threshold", 1..=1000) as u32,
@@ -647,92 +646,6 @@ fn streams(r: &mut Reader) -> StreamsConfig {
         from_beginning: r.boolean("events", "eventbus_reset_to_beginning"),
         claim_idle: r.duration("events", "event_claim_idle_ms", Unit::Milliseconds, 10),
     }
-}
-
-fn notify(r: &mut Reader, variables: &BTreeMap<String, String>, source: &str, instance: &str) -> NotifyConfig {
-    let explicit = r.is_explicit("notify", "alert_notification_channels");
-    let channels = r.list("notify", "alert_notification_channels");
-    for channel in &channels {
-        match channel.to_ascii_lowercase().as_str() {
-            "log" | "dashboard" | "webhook" => {}
-            "email" | "slack" | "pagerduty" | "discord" | "teams" | "alertmanager" if explicit => r.refuse(
-                "notify",
-                "alert_notification_channels",
-                &format!("names {channel}, which this version cannot send to yet; use webhook, log or dashboard"),
-            ),
-            "email" => {}
-            _ => r.refuse("notify", "alert_notification_channels", &format!("names {channel:?}, which is no channel")),
-        }
-    }
-    for key in ["enable_email_alerts", "enable_slack_alerts"] {
-        if !r.text("notify", key).is_empty() && r.boolean("notify", key) {
-            r.refuse("notify", key, "cannot be true: this version cannot send there yet; use ALERT_WEBHOOK_URL");
-        }
-    }
-    let url = r.text("notify", "alert_webhook_url");
-    let listed = channels.iter().any(|channel| channel.eq_ignore_ascii_case("webhook"));
-    if listed && url.is_empty() {
-        r.refuse("notify", "alert_webhook_url", "must be set when the channel webhook is asked for");
-    }
-    let mut headers = Vec::new();
-    for header in r.text("notify", "alert_webhook_headers").split(';').map(str::trim).filter(|text| !text.is_empty()) {
-        let Some((name, value)) = header.split_once(':') else {
-            r.refuse("notify", "alert_webhook_headers", "must be \"Name: value\" parts separated by ';'");
-            continue;
-        };
-        let name = name.trim();
-        match services_file::expand(value.trim(), variables) {
-            Ok(value)
-                if name.parse::<reqwest::header::HeaderName>().is_ok()
-                    && value.parse::<reqwest::header::HeaderValue>().is_ok() =>
-            {
-                headers.push((name.to_owned(), SecretString::from(value)));
-            }
-            Ok(_) => r.refuse("notify", "alert_webhook_headers", &format!("{name:?} is not a usable header")),
-            Err(error) => r.refuse("notify", "alert_webhook_headers", &error),
-        }
-    }
-    let secrets = r.list("notify", "alert_webhook_secrets");
-    if secrets.len() > 2 {
-        r.refuse("notify", "alert_webhook_secrets", "must be one secret, or two while they rotate");
-    }
-    let timeout = r.duration("notify", "alert_webhook_timeout_ms", Unit::Milliseconds, 100);
-    if timeout > Duration::from_secs(10) {
-        r.refuse("notify", "alert_webhook_timeout_ms", "must be at most 10000");
-    }
-    let wanted = !url.is_empty() && (listed || !explicit);
-    let webhook = wanted.then(|| WebhookConfig {
-        url: url.into(),
-        headers,
-        timeout,
-        secrets: secrets.into_iter().map(SecretString::from).collect(),
-        source: source.to_owned(),
-        instance: instance.to_owned(),
-    });
-    if let Some(webhook) = &webhook
-        && let Err(error) = crate::notify::webhook::Webhook::check(webhook)
-    {
-        r.refuse("notify", "alert_webhook_url", &error.to_string());
-    }
-    let receivers = [Some("log"), webhook.is_some().then_some("webhook")].into_iter().flatten().map(str::to_owned);
-    let config = NotifyConfig {
-        routing: Routing { receivers: receivers.collect(), routes: Vec::new() },
-        rate_per_minute: 60,
-        webhook,
-        min_severity: r.choice(
-            "notify",
-            "notify_min_severity",
-            &Severity::ALL.map(|severity| (severity.as_str(), severity)),
-        ),
-        group_wait: r.duration("notify", "notification_group_wait_ms", Unit::Milliseconds, 0),
-        retry_min: r.duration("notify", "notification_retry_min_ms", Unit::Milliseconds, 10),
-        retry_max: r.duration("notify", "notification_retry_max_ms", Unit::Milliseconds, 10),
-        merge_after: r.duration("notify", "notification_merge_after_ms", Unit::Milliseconds, 0),
-    };
-    if config.retry_min > config.retry_max {
-        r.refuse("notify", "notification_retry_min_ms", "must not be above notification_retry_max_ms");
-    }
-    config
 }
 
 /// A name that this process keeps for its life, however often settings are read.

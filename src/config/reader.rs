@@ -20,6 +20,12 @@ const OTHER_NAMES: [(&str, &str, &str); 2] = [
     ("MAX_CONSECUTIVE_FAILURES", "checks", "consecutive_failures_critical"),
 ];
 
+/// Lists of tables, which only files can hold.
+const TABLES: [(&str, &str); 2] = [("notify", "receiver"), ("notify", "route")];
+
+/// Lists of tables by section and key, each table with its file and place in the list.
+type Tables = HashMap<Key, Vec<(String, Map<String, Value>)>>;
+
 /// The unit a bare number is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Unit {
@@ -58,6 +64,7 @@ pub struct Layers {
     problems: Vec<Problem>,
     /// What stands in the reference: taken where a value is refused, so that everything wrong is told at once.
     defaults: BTreeMap<Key, String>,
+    tables: Tables,
     pub(super) variables: BTreeMap<String, String>,
 }
 
@@ -66,6 +73,7 @@ pub(super) struct Reader {
     settings: HashMap<Key, Setting>,
     pub problems: Vec<Problem>,
     defaults: BTreeMap<Key, String>,
+    tables: Tables,
     /// What each setting came to.
     read: HashMap<Key, serde_json::Value>,
 }
@@ -153,8 +161,16 @@ impl Layers {
         })?;
 
         let mut settings = HashMap::new();
+        let mut tables = Tables::new();
         for (section, keys) in layers {
             for (key, value) in keys {
+                if TABLES.contains(&(section.as_str(), key.as_str())) {
+                    match tables_of(&section, &key, value) {
+                        Ok(list) => drop(tables.insert((section.clone(), key), list)),
+                        Err(problem) => problems.push(Problem::general(problem)),
+                    }
+                    continue;
+                }
                 let source = value.origin().map(str::to_owned);
                 let place = (section.clone(), key);
                 if named(&defaults, &place.0, &place.1).is_none() {
@@ -187,7 +203,7 @@ impl Layers {
                 "must be set by the variable ENVIRONMENT, which chooses the files",
             ));
         }
-        Ok(Self { settings, problems, defaults, variables: variables.clone() })
+        Ok(Self { settings, problems, defaults, tables, variables: variables.clone() })
     }
 
     /// The setting meant by a name in a section, and whether the name is its twin in milliseconds.
@@ -199,6 +215,8 @@ impl Layers {
     /// that are written otherwise now.
     pub fn beside(mut self, running: &Self) -> (Self, Vec<String>) {
         let mut kept = Vec::new();
+        // Receivers and routes are those of the start.
+        self.tables.clone_from(&running.tables);
         let mut places: Vec<Key> = self.settings.keys().chain(running.settings.keys()).cloned().collect();
         places.sort();
         places.dedup();
@@ -247,7 +265,18 @@ impl Reader {
             let stored = Setting { text: text.clone(), source: Some("stored".to_owned()), origin: Origin::Stored };
             settings.insert((section.to_owned(), key.to_owned()), stored);
         }
-        Self { settings, problems, defaults: layers.defaults.clone(), read: HashMap::new() }
+        Self {
+            settings,
+            problems,
+            defaults: layers.defaults.clone(),
+            tables: layers.tables.clone(),
+            read: HashMap::new(),
+        }
+    }
+
+    /// The tables of a list, each with how to name it in a problem.
+    pub fn tables(&mut self, section: &str, key: &str) -> Vec<(String, Map<String, Value>)> {
+        self.tables.remove(&(section.to_owned(), key.to_owned())).unwrap_or_default()
     }
 
     /// Every setting as it may be shown.
@@ -457,6 +486,18 @@ fn layered(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Res
         }
     }
     Ok(sections)
+}
+
+/// The tables of a list, with file and number.
+fn tables_of(section: &str, key: &str, value: Value) -> Result<Vec<(String, Map<String, Value>)>, String> {
+    let file = value.origin().unwrap_or("configuration").to_owned();
+    let not_tables = || format!("{file}: {section}.{key} must be tables, each under a line [[{section}.{key}]]");
+    let ValueKind::Array(items) = value.kind else { return Err(not_tables()) };
+    let numbered = items.into_iter().zip(1..).map(|(item, number)| match item.kind {
+        ValueKind::Table(table) => Ok((format!("{file}: {section}.{key} {number}"), table)),
+        _ => Err(not_tables()),
+    });
+    numbered.collect()
 }
 
 fn text_of(value: Value) -> Option<String> {

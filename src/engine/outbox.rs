@@ -562,9 +562,8 @@ impl Outbox {
                     detail,
                 });
             }
-            Err(refusal @ DeliveryError::Refused { .. }) => {
+            Err(DeliveryError::Refused { detail }) => {
                 engine.counters.notification(name, "refused", 1);
-                let detail = refusal.to_string();
                 let known = rows.refused.get(&pick.subject).cloned();
                 if known.is_none() {
                     tracing::error!(channel = name, %detail, about = pick.subject, "receiver {name} refuses a message");
@@ -596,7 +595,7 @@ impl Outbox {
 
 /// Hands a message over, under a deadline of our own whatever the channel does.
 async fn deliver(receiver: &Receiver, message: &Message) -> Result<(), DeliveryError> {
-    timeout(DELIVERY_DEADLINE, receiver.channel.deliver(message)).await.unwrap_or_else(|_| {
+    timeout(DELIVERY_DEADLINE, receiver.deliver(message)).await.unwrap_or_else(|_| {
         Err(DeliveryError::Away { detail: "no answer in time".to_owned(), retry_after: None, unreachable: false })
     })
 }

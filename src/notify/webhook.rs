@@ -1,141 +1,100 @@
 //! The generic JSON webhook: a CloudEvents 1.0 envelope, signed as Standard Webhooks when there is a secret
 //! (CONTRACT.md section 13).
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::CONTENT_TYPE;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::Sha256;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use url::Url;
 
-use super::{DeliveryError, Message};
-use crate::domain::time::{Stamp, from_ms};
+use super::http::{Http, wall_clock};
+use super::words::Words;
+use super::{DeliveryError, Message, Sender, item};
+use crate::domain::notification::Digest;
+use crate::domain::time::Stamp;
 
-/// Longest wait a receiver may ask for with `Retry-After`: our choice, the longest back-off of ours.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Longest time a look at whether the receiver is back may take: our choice.
-const LOOK: Duration = Duration::from_secs(1);
+/// Longest body: HARDENING.md SLO-7.
+const MOST_BODY: usize = 256 * 1024;
+/// Longest text in it, which JSON may make longer: our choice.
+const MOST_TEXT: usize = 30_000;
+/// Impacted services named one by one: our choice, they stand in the body twice.
+const MOST_NAMED: usize = 1000;
 
-/// Settings of the webhook.
+/// Settings of a webhook.
 #[derive(Debug, Clone)]
 pub struct WebhookConfig {
     /// May hold a token: never shown.
     pub url: SecretString,
     pub headers: Vec<(String, SecretString)>,
-    pub timeout: Duration,
     /// One or two signing secrets, two while they rotate.
     pub secrets: Vec<SecretString>,
-    /// Name and instance of this service, for the envelope.
-    pub source: String,
-    pub instance: String,
 }
 
 /// A receiver of webhooks.
 #[derive(Debug, Clone)]
 pub struct Webhook {
-    config: WebhookConfig,
-    url: Url,
-    client: reqwest::Client,
-}
-
-/// Why the webhook cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum WebhookError {
-    #[error("is not an http or https address")]
-    Address,
-    #[error("cannot build the client: {0}")]
-    Client(#[from] reqwest::Error),
+    pub(super) http: Http,
+    headers: Vec<(String, SecretString)>,
+    secrets: Vec<SecretString>,
+    sender: Sender,
 }
 
 impl Webhook {
-    /// Scheme, host and port: paths of webhooks often hold a token.
-    pub fn origin(&self) -> String {
-        self.url.origin().ascii_serialization()
+    pub(super) fn new(config: &WebhookConfig, http: Http, sender: &Sender) -> Self {
+        let WebhookConfig { headers, secrets, .. } = config.clone();
+        Self { http, headers, secrets, sender: sender.clone() }
     }
 
-    /// Whether a webhook can be made of `config`.
-    ///
-    /// # Errors
-    /// The address is unusable.
-    pub fn check(config: &WebhookConfig) -> Result<Url, WebhookError> {
-        let url = Url::parse(config.url.expose_secret()).map_err(|_| WebhookError::Address)?;
-        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(WebhookError::Address);
-        }
-        Ok(url)
-    }
-
-    /// # Errors
-    /// The address is unusable, or TLS cannot be set up on this machine.
-    pub fn new(config: WebhookConfig) -> Result<Self, WebhookError> {
-        let url = Self::check(&config)?;
-        let client = reqwest::Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .timeout(config.timeout)
-            .build()?;
-        Ok(Self { config, url, client })
-    }
-
-    pub(super) async fn deliver(&self, message: &Message) -> Result<(), DeliveryError> {
-        let id = message.notification.id.clone();
-        let body = self.body(message);
-        let sent_at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut request = self
-            .client
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, "application/cloudevents+json")
-            .header("Idempotency-Key", &id);
-        for (name, value) in &self.config.headers {
+    pub(super) async fn deliver(&self, message: &Message, words: &Words) -> Result<(), DeliveryError> {
+        let id = message.notification.id.as_str();
+        let body = self.body(message, words);
+        let mut request = self.http.post(id).header(CONTENT_TYPE, "application/cloudevents+json");
+        for (name, value) in &self.headers {
             request = request.header(name, value.expose_secret());
         }
-        if !self.config.secrets.is_empty() {
-            let signatures: Vec<String> =
-                self.config.secrets.iter().map(|secret| sign(secret, &id, sent_at, &body)).collect();
+        if !self.secrets.is_empty() {
+            let sent_at = wall_clock().timestamp();
+            let signatures: Vec<String> = self.secrets.iter().map(|secret| sign(secret, id, sent_at, &body)).collect();
             request = request
-                .header("webhook-id", &id)
+                .header("webhook-id", id)
                 .header("webhook-timestamp", sent_at.to_string())
                 .header("webhook-signature", signatures.join(" "));
         }
-        // The error of the client names the URL, which may hold a token.
-        let response = request.body(body).send().await.map_err(|error| DeliveryError::Away {
-            detail: if error.is_timeout() { "no answer in time".to_owned() } else { "no connection".to_owned() },
-            retry_after: None,
-            unreachable: error.is_connect(),
-        })?;
-        let code = response.status().as_u16();
-        match code {
-            200..=299 => Ok(()),
-            408 | 425 | 429 | 500..=599 => Err(DeliveryError::Away {
-                detail: format!("HTTP {code}"),
-                retry_after: retry_after(response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok())),
-                unreachable: false,
-            }),
-            _ => Err(DeliveryError::Refused { code }),
+        Http::send(request.body(body)).await
+    }
+
+    fn body(&self, message: &Message, words: &Words) -> Vec<u8> {
+        let text = words.text(message, MOST_TEXT);
+        let body = match &message.notification.digest {
+            Some(digest) => self.digest(message, digest, &text),
+            None => self.one(message, &text),
+        };
+        body.to_string().into_bytes()
+    }
+
+    fn envelope(&self, message: &Message, subject: Option<&str>, data: Value) -> Value {
+        let mut envelope = json!({
+            "specversion": "1.0",
+            "id": message.notification.id,
+            "source": self.sender.service,
+            "type": format!("infra.{}", message.kind().as_str()),
+            "time": Stamp(message.notification.notice.at),
+        });
+        if let Some(subject) = subject {
+            envelope["subject"] = subject.into();
         }
+        envelope["datacontenttype"] = "application/json".into();
+        envelope["data"] = data;
+        envelope
     }
 
-    pub(super) async fn is_reachable(&self) -> bool {
-        let Some(host) = self.url.host_str() else { return false };
-        let port = self.url.port_or_known_default().unwrap_or(0);
-        // Resolved off this thread, and under the same limit.
-        let host = host.trim_matches(['[', ']']);
-        matches!(timeout(LOOK, TcpStream::connect((host, port))).await, Ok(Ok(_)))
-    }
-
-    fn body(&self, message: &Message) -> Vec<u8> {
-        let notification = &message.notification;
-        let notice = &notification.notice;
-        let alert = &notice.alert;
-        let kind = notice.kind.as_str();
+    fn one(&self, message: &Message, text: &str) -> Value {
+        let notice = &message.notification.notice;
+        let mut alert = notice.alert.clone();
+        let unnamed = alert.details.impacted.len().saturating_sub(MOST_NAMED);
+        alert.details.impacted.truncate(MOST_NAMED);
         let outage = notice.outage.as_ref().map(|outage| {
             json!({
                 "id": outage.id,
@@ -146,39 +105,59 @@ impl Webhook {
             })
         });
         let started = notice.outage.as_ref().map_or(alert.triggered_at, |outage| outage.started);
-        json!({
-            "specversion": "1.0",
-            "id": notification.id,
-            "source": self.config.source,
-            "type": format!("infra.{kind}"),
-            "time": Stamp(notice.at),
-            "subject": alert.component.as_str(),
-            "datacontenttype": "application/json",
-            "data": {
-                "kind": kind,
-                "attempt": message.attempt,
-                "merged": message.merged,
-                "instance": self.config.instance,
-                "fencing_token": null,
-                "service": alert.component.service(),
-                "sequence": alert.sequence,
-                "from": notice.from,
-                "to": notice.to,
-                "started_at": Stamp(started),
-                "resolved_at": alert.resolved_at.map(Stamp),
-                "alert": alert.record(),
-                "outage": outage,
-                "impacted": alert.details.impacted,
-                "text": notification.text(),
-            },
-        })
-        .to_string()
-        .into_bytes()
+        let mut data = json!({
+            "kind": message.kind(),
+            "attempt": message.attempt,
+            "merged": message.merged,
+            "instance": self.sender.instance,
+            "fencing_token": null,
+            "service": alert.component.service(),
+            "sequence": alert.sequence,
+            "from": notice.from,
+            "to": notice.to,
+            "started_at": Stamp(started),
+            "resolved_at": alert.resolved_at.map(Stamp),
+            "alert": alert.record(),
+            "outage": outage,
+            "impacted": alert.details.impacted,
+            "text": text,
+        });
+        if unnamed > 0 {
+            data["impacted_omitted"] = unnamed.into();
+        }
+        self.envelope(message, Some(alert.component.as_str()), data)
+    }
+
+    /// As many items as fit; the rest is counted, and can be read in the API.
+    fn digest(&self, message: &Message, digest: &Digest, text: &str) -> Value {
+        let data = json!({
+            "id": message.notification.id,
+            "kind": message.kind(),
+            "attempt": message.attempt,
+            "merged": message.merged,
+            "instance": self.sender.instance,
+            "fencing_token": null,
+            "items": [],
+            "omitted": digest.items.len(),
+            "text": text,
+        });
+        let mut envelope = self.envelope(message, None, data);
+        let mut room = MOST_BODY.saturating_sub(envelope.to_string().len());
+        let fitting = digest.items.iter().map(item).take_while(|item| {
+            let length = item.to_string().len() + ",".len();
+            let fits = length <= room;
+            room = room.saturating_sub(length);
+            fits
+        });
+        let items: Vec<Value> = fitting.collect();
+        envelope["data"]["omitted"] = (digest.items.len() - items.len()).into();
+        envelope["data"]["items"] = items.into();
+        envelope
     }
 }
 
 /// `v1,<base64 HMAC-SHA256 of id.timestamp.body>`; a secret beginning with `whsec_` is base64, as that format has it.
-fn sign(secret: &SecretString, id: &str, timestamp: u64, body: &[u8]) -> String {
+fn sign(secret: &SecretString, id: &str, timestamp: i64, body: &[u8]) -> String {
     let text = secret.expose_secret();
     let key = text
         .strip_prefix("whsec_")
@@ -192,20 +171,6 @@ fn sign(secret: &SecretString, id: &str, timestamp: u64, body: &[u8]) -> String 
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-/// Seconds, or a date.
-fn retry_after(value: Option<&str>) -> Option<Duration> {
-    let value = value?.trim();
-    let wait = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = chrono::DateTime::parse_from_rfc2822(value).ok()?.with_timezone(&chrono::Utc);
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
-            crate::domain::time::span(from_ms(i64::try_from(now.as_millis()).ok()?), date)
-        }
-    };
-    Some(wait.min(LONGEST_WAIT))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,14 +180,5 @@ mod tests {
         // Made with Python: hmac.new(b"secret-of-sixteen", b"id-1.1700000000." + b"{}", "sha256").
         let signature = sign(&"secret-of-sixteen".into(), "id-1", 1_700_000_000, b"{}");
         assert_eq!(signature, "v1,3c4IMZxgug6EJoGsqyOR/Pf3QH20dwXPt0GizhzeMF4=");
-    }
-
-    #[test]
-    fn a_receiver_may_ask_for_patience_within_reason() {
-        assert_eq!(retry_after(Some("7")), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after(Some("86400")), Some(LONGEST_WAIT));
-        assert_eq!(retry_after(Some("Fri, 31 Dec 1999 23:59:59 GMT")), Some(Duration::ZERO));
-        assert_eq!(retry_after(Some("soon")), None);
-        assert_eq!(retry_after(None), None);
     }
 }

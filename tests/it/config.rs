@@ -41,7 +41,7 @@ fn values_are_refused_by_name_with_the_rule() {
     check(&[("HOST", "localhost")], &["server.host", "IP address"]);
     check(&[("ALERT_NOTIFICATION_CHANNELS", "pigeon")], &["alert_notification_channels", "no channel"]);
     check(&[("ALERT_NOTIFICATION_CHANNELS", "webhook")], &["alert_webhook_url", "must be set"]);
-    check(&[("ALERT_NOTIFICATION_CHANNELS", "email")], &["email", "cannot send"]);
+    check(&[("ALERT_NOTIFICATION_CHANNELS", "email")], &["smtp_host", "must be set when the channel email"]);
     check(&[("ALERT_WEBHOOK_URL", "ftp://x")], &["alert_webhook_url", "http or https"]);
     check(&[("ENABLE_ALERTING", "maybe")], &["enable_alerting", "true or false"]);
     check(&[("ENVIRONMENT", "Prod!")], &["environment", "a-z"]);

@@ -301,7 +301,8 @@ async fn what_is_published_has_the_names_and_fields_of_the_contract() {
     let mut streams: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(OUT)).collect();
     streams.retain(|name| !name.starts_with("ess."));
     streams.sort_unstable();
-    let wanted = ["alert.resolved", "health.alert_raised", "outage.opened", "outage.resolved", "service.status_changed"];
+    let wanted =
+        ["alert.resolved", "health.alert_raised", "outage.opened", "outage.resolved", "service.status_changed"];
     assert_eq!(streams, wanted);
 
     let raised = entries(&redis, "quantum:stream:health.alert_raised").await;

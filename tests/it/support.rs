@@ -317,7 +317,7 @@ pub struct Recorder {
     /// Keys of every message that came, taken or not.
     tried: Arc<Mutex<Vec<String>>>,
     arrived: Arc<Notify>,
-    code: watch::Sender<u16>,
+    code: watch::Sender<(u16, &'static str)>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -354,7 +354,7 @@ impl Recorder {
         let messages = Arc::<Mutex<Vec<Received>>>::default();
         let tried = Arc::<Mutex<Vec<String>>>::default();
         let arrived = Arc::new(Notify::new());
-        let (code, codes) = watch::channel(200);
+        let (code, codes) = watch::channel((200, ""));
         let (kept, keys, told) = (messages.clone(), tried.clone(), arrived.clone());
         let task = tokio::spawn(async move {
             loop {
@@ -371,7 +371,12 @@ impl Recorder {
 
     /// Answers with `code` from now on; only what is answered 2xx is kept.
     pub fn answer_with(&self, code: u16) {
-        let _ = self.code.send(code);
+        self.answer_with_lines(code, "");
+    }
+
+    /// The same, with more header lines, each ended by CR LF.
+    pub fn answer_with_lines(&self, code: u16, lines: &'static str) {
+        let _ = self.code.send((code, lines));
     }
 
     pub fn messages(&self) -> Vec<Received> {
@@ -410,7 +415,7 @@ async fn record(
     messages: Arc<Mutex<Vec<Received>>>,
     tried: Arc<Mutex<Vec<String>>>,
     arrived: Arc<Notify>,
-    codes: watch::Receiver<u16>,
+    codes: watch::Receiver<(u16, &'static str)>,
 ) {
     let mut stream = BufReader::new(stream);
     loop {
@@ -432,7 +437,7 @@ async fn record(
         if stream.read_exact(&mut body).await.is_err() {
             return;
         }
-        let code = *codes.borrow();
+        let (code, lines) = *codes.borrow();
         if let Some(key) = headers.get("idempotency-key") {
             tried.lock().unwrap().push(key.clone());
         }
@@ -441,7 +446,7 @@ async fn record(
             messages.lock().unwrap().push(Received { headers, body });
             arrived.notify_waiters();
         }
-        let answer = format!("HTTP/1.1 {code} X\r\ncontent-length: 0\r\n\r\n");
+        let answer = format!("HTTP/1.1 {code} X\r\n{lines}content-length: 0\r\n\r\n");
         if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
             return;
         }
