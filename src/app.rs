@@ -16,8 +16,9 @@ use crate::config::{ConfigError, Configured, ServicesFile, Sources};
 use crate::demo;
 use crate::domain::probe::Protocol;
 use crate::engine::restore::RestoreError;
-use crate::engine::{Engine, Parts, housekeeping};
+use crate::engine::{Engine, EngineConfig, Parts, housekeeping};
 use crate::notify;
+use crate::notify::heartbeat::Heartbeat;
 use crate::probes::Clients;
 use crate::store::records::Records;
 use crate::store::redis::Redis;
@@ -102,6 +103,7 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
             redis: redis.clone(),
             streams: streams.clone(),
             clients: clients.clone(),
+            heartbeat: heartbeat(&start.settings.engine)?,
             receivers: notify::receivers(&start.settings.engine.notify)
                 .map_err(|error| AppError::Internal(error.to_string()))?,
         };
@@ -140,6 +142,12 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
         committer,
         grace: settings.shutdown_grace,
     })
+}
+
+/// The dead-man signal, if one is wanted.
+fn heartbeat(config: &EngineConfig) -> Result<Option<Heartbeat>, AppError> {
+    let wanted = config.heartbeat.as_ref().map(Heartbeat::new).transpose();
+    wanted.map_err(|error| AppError::Internal(error.to_string()))
 }
 
 impl App {

@@ -27,6 +27,7 @@ use crate::domain::spec::{Defaults, RegisteredDefaults, ServiceSpec};
 use crate::engine::EngineConfig;
 use crate::engine::references::ReferenceConfig;
 use crate::notify::Sender;
+use crate::notify::heartbeat::{Heartbeat, HeartbeatConfig};
 use crate::store::{RecordsAddress, RedisConfig, StoreConfig, StreamsConfig};
 use crate::telemetry::{LogConfig, LogFormat};
 
@@ -253,6 +254,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
     }
     let defaults = defaults(r);
     let sender = Sender { service: service_name.clone(), instance: instance.clone() };
+    let heartbeat = heartbeat(r, &sender);
     let notify = notify::read(r, variables, sender);
     let outage = OutagePolicy {
         detection_threshold: r.number("outages", "outage_detection_threshold", 1..=1000) as u32,
@@ -329,6 +331,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         notify,
         store: store(r),
         references: references(r, &defaults),
+        heartbeat,
         recovery_max_per_hour: r.number("outages", "recovery_max_per_hour", 0..=100_000) as usize,
         defaults: defaults.clone(),
         instance,
@@ -548,6 +551,20 @@ fn components(r: &mut Reader, defaults: &Defaults) -> Vec<Arc<Service>> {
         services.extend(defined(r, key, spec, defaults));
     }
     services
+}
+
+/// The dead-man signal, if it has an address.
+fn heartbeat(r: &mut Reader, sender: &Sender) -> Option<HeartbeatConfig> {
+    let interval = r.duration("notify", "heartbeat_interval_ms", Unit::Milliseconds, 1000);
+    let url = r.text("notify", "heartbeat_url");
+    let config = HeartbeatConfig { url: url.as_str().into(), interval, sender: sender.clone() };
+    if url.is_empty() {
+        return None;
+    }
+    if Heartbeat::new(&config).is_err() {
+        r.refuse("notify", "heartbeat_url", "is not an http or https address");
+    }
+    Some(config)
 }
 
 /// Addresses that tell our own trouble from a target's: probed like services, watched by nobody.

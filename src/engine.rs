@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod commit;
 pub mod counters;
 mod evaluate;
+mod heartbeat;
 pub mod history;
 pub mod host;
 pub mod housekeeping;
@@ -25,7 +26,7 @@ pub mod streams;
 mod supervise;
 pub mod system;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,7 @@ use crate::domain::probe::Protocol;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::spec::Defaults;
 use crate::domain::state::{Advance, Change, ServiceState};
+use crate::notify::heartbeat::{Heartbeat, HeartbeatConfig};
 use crate::notify::{NotifyConfig, Receiver};
 use crate::probes::{self, Clients};
 use crate::store::StoreConfig;
@@ -99,6 +101,7 @@ pub struct EngineConfig {
     pub notify: NotifyConfig,
     pub store: StoreConfig,
     pub references: ReferenceConfig,
+    pub heartbeat: Option<HeartbeatConfig>,
     /// Recovery actions in an hour, over all services.
     pub recovery_max_per_hour: usize,
     /// What definitions leave open.
@@ -120,6 +123,7 @@ pub struct Parts {
     pub streams: Option<Streams>,
     pub clients: Clients,
     pub receivers: Vec<Receiver>,
+    pub heartbeat: Option<Heartbeat>,
 }
 
 /// The pipeline and everything it holds.
@@ -137,6 +141,11 @@ pub struct Engine {
     pub reload: registry::ReloadLog,
     pub windows: Windows,
     references: references::Watch,
+    /// The turn at which the whole system was last seen to be well.
+    system_well: Mutex<Option<(u64, u16)>>,
+    /// What the slowest response made of the system: at the last two snapshots, and at the last one, a byte each.
+    slowness: AtomicU16,
+    heartbeat: Option<Heartbeat>,
     host: Host,
     registrar: Registrar,
     /// Services whose checks are due to be written to the check history.
@@ -193,6 +202,9 @@ impl Engine {
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
             references: references::Watch::default(),
+            system_well: Mutex::default(),
+            slowness: AtomicU16::new(0),
+            heartbeat: parts.heartbeat,
             host: Host::default(),
             registrar: Registrar::default(),
             to_keep: Mutex::default(),
@@ -615,6 +627,9 @@ impl Engine {
         for event in transition.events {
             self.live.events.push(event);
         }
+        if transition.beat {
+            self.outbox.beat();
+        }
         let (mut settled, mut changed) = (Vec::new(), Vec::new());
         for alert_id in &transition.withdrawn {
             let (taken, struck) = self.outbox.withdraw(alert_id);
@@ -664,6 +679,7 @@ impl Engine {
         self.supervised(&parts, "scheduler", stop, |engine, stop| async move {
             engine.scheduler.run(&engine, &stop).await;
         });
+        self.supervised(&parts, "heartbeat", stop, |engine, stop| async move { engine.send_heartbeats(&stop).await });
         self.supervised(&parts, "recovery", stop, |engine, stop| async move { engine.recover(&stop).await });
         self.supervised(&parts, "references", stop, |engine, stop| async move { engine.ask_references(&stop).await });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });

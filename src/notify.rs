@@ -6,6 +6,7 @@
 pub mod alertmanager;
 pub mod discord;
 pub mod email;
+pub mod heartbeat;
 mod http;
 pub mod pagerduty;
 pub mod slack;

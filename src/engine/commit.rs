@@ -58,6 +58,8 @@ pub struct Transition {
     pub saved: Vec<Arc<Watched>>,
     /// What is written with it and seen by nobody.
     pub beside: Batch,
+    /// A heartbeat on its way through every part.
+    pub beat: bool,
 }
 
 impl Transition {
@@ -71,6 +73,7 @@ impl Transition {
         self.events.extend(other.events);
         self.saved.extend(other.saved);
         self.beside.absorb(other.beside);
+        self.beat |= other.beat;
     }
 
     pub(super) fn batch(&self) -> Batch {

@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::commit::Transition;
 use super::counters::Part;
+use super::heartbeat::Pulse;
 use crate::domain::alert::Component;
-use crate::domain::judge::{Decision, Judge};
+use crate::domain::event::{Event, EventKind};
+use crate::domain::host::{Judged, Resource};
+use crate::domain::judge::{Decision, HostTrouble, Judge};
 use crate::domain::time::{from_ms, span};
 
 /// Error rates judged in one go: our choice, about a millisecond of work.
@@ -26,7 +29,8 @@ impl Engine {
     pub(super) async fn evaluate(self: &Arc<Self>, stop: &CancellationToken) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut judged = Instant::now();
+        let (mut judged, mut snapped) = (Instant::now(), Instant::now());
+        let mut pulse = Pulse::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -37,6 +41,14 @@ impl Engine {
                 continue;
             }
             self.on_time().await;
+            if !self.is_paused() {
+                self.fleet_rules().await;
+            }
+            if snapped.elapsed() >= self.config().snapshot_interval {
+                snapped = Instant::now();
+                self.snapshot().await;
+            }
+            self.beat_if_due(&mut pulse);
             if judged.elapsed() >= self.config().alert_check_interval {
                 judged = Instant::now();
                 self.error_rates().await;
@@ -63,12 +75,53 @@ impl Engine {
                 judge.own_trouble(bench, Component::Records, records.as_deref()),
                 judge.own_trouble(bench, Component::Monitor, impairment.as_deref()),
                 judge.on_time(bench),
-                judge.fleet(bench),
             ]
         });
         if let Some(committed) = committed {
             // An answer that never comes means that the monitor is ending.
             let _ = committed.await;
+        }
+    }
+
+    /// Rules over all services together, and over the host.
+    pub async fn fleet_rules(&self) {
+        let (now, config, roster) = (self.clock.now(), self.config(), self.live.roster());
+        let in_force = self.windows_in_force();
+        let trouble = self.system_trouble();
+        let host = self.host();
+        let committed = self.decide(|judge| {
+            let bench = self.bench(&config, &roster.registry, &in_force, now);
+            let mut decisions = vec![judge.fleet(bench)];
+            decisions.extend(trouble.map(|trouble| judge.system(bench, trouble)));
+            for resource in Resource::ALL {
+                let limit = config.host.limit(resource);
+                let trouble = match host.judged(resource) {
+                    Judged::NotYet => continue,
+                    Judged::Normal => None,
+                    Judged::Critical(percent) => Some(HostTrouble { percent, limit }),
+                };
+                decisions.push(judge.host(bench, resource.component(), trouble));
+            }
+            decisions
+        });
+        if let Some(committed) = committed {
+            let _ = committed.await;
+        }
+    }
+
+    /// Publishes how the whole system stands.
+    pub async fn snapshot(&self) {
+        if self.awaits_first_round() {
+            return;
+        }
+        self.note_slowness(self.system_view().by_latency);
+        match serde_json::to_value(self.system_body(true)) {
+            Ok(payload) => {
+                let mut transition = Transition::default();
+                transition.events.push(Event::new(EventKind::SnapshotUpdated, None, payload, self.clock.now()));
+                let _ = self.commit.transition(transition).await;
+            }
+            Err(error) => tracing::error!(%error, "no snapshot can be made"),
         }
     }
 

@@ -516,6 +516,10 @@ impl Live {
         self.touch(false);
     }
 
+    pub(super) fn status_generation(&self) -> u64 {
+        self.status_generation.load(Ordering::Acquire)
+    }
+
     pub(super) fn alert_generation(&self) -> u64 {
         self.alert_generation.load(Ordering::Acquire)
     }

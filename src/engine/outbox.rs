@@ -6,6 +6,7 @@
 //! back-off as soon as it is back. When it was away for long, each alert's final state is sent instead of each step.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Engine;
 use super::commit::Transition;
-use crate::domain::alert::{Alert, Severity};
+use super::{Engine, held};
+use crate::domain::alert::{Alert, Severity, Told};
 use crate::domain::judge::sample_alert;
 use crate::domain::notification::{Digest, DigestItem, Joined, Notice, NoticeKind, Notification, join};
 use crate::domain::status::Status;
@@ -49,6 +50,16 @@ pub struct Outbox {
     retry_min: Duration,
     retry_max: Duration,
     merge_after: Duration,
+    beat: Mutex<Beat>,
+    passed: Notify,
+}
+
+/// A heartbeat on its way past every lane.
+#[derive(Debug, Default)]
+struct Beat {
+    number: u64,
+    /// Lanes it has yet to pass.
+    left: usize,
 }
 
 #[derive(Debug)]
@@ -58,6 +69,8 @@ struct Lane {
     receiver: ArcSwap<Receiver>,
     wake: Notify,
     rows: Mutex<Rows>,
+    /// The heartbeat that passed here last.
+    beat: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -163,6 +176,7 @@ impl Outbox {
             name: receiver.name.clone(),
             receiver: ArcSwap::from_pointee(receiver),
             wake: Notify::new(),
+            beat: AtomicU64::new(0),
             rows: Mutex::new(Rows {
                 owed: VecDeque::new(),
                 in_flight: HashSet::new(),
@@ -179,6 +193,8 @@ impl Outbox {
             retry_min: config.retry_min,
             retry_max: config.retry_max,
             merge_after: config.merge_after,
+            beat: Mutex::default(),
+            passed: Notify::new(),
         }
     }
 
@@ -296,13 +312,61 @@ impl Outbox {
         Some(deliver(&receiver, &Message { notification, attempt: 1, merged: 1 }).await)
     }
 
+    /// Sends a heartbeat past every lane; one that is still on its way is given up.
+    pub(super) fn beat(&self) {
+        let mut beat = held(&self.beat);
+        *beat = Beat { number: beat.number + 1, left: self.lanes.len() };
+        drop(beat);
+        self.lanes.iter().for_each(|lane| lane.wake.notify_one());
+    }
+
+    /// Comes when a heartbeat has passed every lane.
+    pub(super) async fn beat_passed(&self) {
+        self.passed.notified().await;
+    }
+
+    fn pass_beat(&self, lane: &Lane) {
+        let mut beat = held(&self.beat);
+        if lane.beat.swap(beat.number, Ordering::Relaxed) != beat.number {
+            beat.left = beat.left.saturating_sub(1);
+            if beat.left == 0 {
+                self.passed.notify_one();
+            }
+        }
+    }
+
+    /// Tells a receiver that wants to hear it again and again of every living alert that was told there.
+    async fn resend(&self, lane: &Lane, engine: &Engine, last: &mut Instant) {
+        let receiver = lane.receiver.load_full();
+        if receiver.channel.resend_every().is_none_or(|every| last.elapsed() < every) {
+            return;
+        }
+        *last = Instant::now();
+        let (config, roster) = (engine.config(), engine.live.roster());
+        let goes_here = |alert: &&Arc<Alert>| {
+            let service = alert.component.service().and_then(|name| roster.registry.find(name));
+            let receivers = config.notify.routing.receivers_of(alert, service.map(|service| &**service));
+            alert.told != Told::No && alert.suppressed_by.is_none() && receivers.contains(&lane.name.as_str())
+        };
+        let alerts: Vec<Arc<Alert>> = engine.live.alerts().iter().filter(goes_here).cloned().collect();
+        if alerts.is_empty() || lane.rows().away.is_some() {
+            return;
+        }
+        if let Err(error) = timeout(DELIVERY_DEADLINE, receiver.channel.resend(&alerts)).await.unwrap_or(Ok(())) {
+            tracing::debug!(channel = lane.name, %error, "living alerts not told again");
+        }
+    }
+
     /// Delivers on one lane until `stop`.
     pub(super) async fn run(&self, lane: usize, engine: &Arc<Engine>, stop: &CancellationToken) {
         let Some(lane) = self.lanes.get(lane) else { return };
         // What a predecessor that panicked had on its way is owed still.
         lane.rows().in_flight.clear();
+        let mut resent = Instant::now();
         while !stop.is_cancelled() {
-            let wait = self.step(lane, engine).await;
+            self.pass_beat(lane);
+            self.resend(lane, engine, &mut resent).await;
+            let wait = self.step(lane, engine).await.min(lane.resend_wait(resent));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = lane.wake.notified(), if wait > Duration::ZERO => {}
@@ -614,6 +678,12 @@ fn are_together(first: &Notification, later: &Notification, group_wait: Duration
 }
 
 impl Lane {
+    /// Until living alerts are told again here.
+    fn resend_wait(&self, last: Instant) -> Duration {
+        let every = self.receiver.load().channel.resend_every();
+        every.map_or(LONGEST_SLEEP, |every| every.saturating_sub(last.elapsed()))
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

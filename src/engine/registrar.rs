@@ -176,6 +176,10 @@ impl Engine {
         }
         next.registry().map_err(|error| NotAdopted::Contradiction(error.to_string()))?;
         self.remember(facts).await?;
+        match crate::notify::receivers(&config.notify) {
+            Ok(receivers) => self.outbox.refit(receivers),
+            Err(error) => tracing::error!(%error, "receivers stay as they were"),
+        }
         self.config.store(Arc::new(config));
         *definitions = next;
         let change = match self.put_in_force(&definitions, &[]).await {

@@ -9,10 +9,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Engine;
 use super::live::Fleet;
+use super::{Engine, held};
 use crate::domain::alert::{AlertType, Component};
 use crate::domain::host::{HostPolicy, HostSample, Resource};
+use crate::domain::judge::SystemTrouble;
 use crate::domain::observation::Reason;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::status::Status;
@@ -232,6 +233,40 @@ impl Engine {
             system_health: SystemHealth::of(self.host().sample.as_ref(), &self.config().host),
             snapshot: snapshot.then(|| Snapshot::of(rows)),
         }
+    }
+
+    /// What an alert is raised for: failures that two checks in a row have seen, and slowness that two snapshots have.
+    /// `None`: nothing has changed since it was last asked for and all was well.
+    pub(super) fn system_trouble(&self) -> Option<Option<SystemTrouble>> {
+        let turn = (self.live.status_generation(), self.slowness.load(Ordering::Relaxed));
+        let well = *held(&self.system_well);
+        if well == Some(turn) {
+            return None;
+        }
+        let rows = self.rows(false);
+        let view = self.view_of(&rows);
+        let slow = [SystemStatus::Ok, SystemStatus::Degraded, SystemStatus::Critical][usize::from(turn.1 >> 8).min(2)];
+        let confirmed = view.confirmed;
+        let status = confirmed.status.max(slow);
+        // What is not confirmed yet may be at the next look.
+        let settled = status == SystemStatus::Ok && view.status == SystemStatus::Ok;
+        *held(&self.system_well) = settled.then_some(turn);
+        Some((status != SystemStatus::Ok).then(|| SystemTrouble {
+            critical: status == SystemStatus::Critical,
+            critical_failures: confirmed.critical_failures,
+            services_degraded: confirmed.services_degraded,
+            services_down: confirmed.services_down,
+            infra_degraded: confirmed.infra_degraded,
+            infra_down: confirmed.infra_down,
+            bad: rows.rows.iter().filter(|row| row.confirmed > Word::Ok).map(|row| row.service.name.clone()).collect(),
+        }))
+    }
+
+    /// Takes note of what the slowest response made of the system at a snapshot; two in a row count.
+    pub(super) fn note_slowness(&self, now: SystemStatus) {
+        let before = self.slowness.load(Ordering::Relaxed) & 0xff;
+        let now = u16::from(now.code());
+        self.slowness.store(before.min(now) << 8 | now, Ordering::Relaxed);
     }
 
     /// There are services to check, and none has been checked yet.
