@@ -194,7 +194,7 @@ impl Engine {
                 response_us: state.response_us,
                 last_check: state.last_check,
                 error_message: state.error_message.clone(),
-                details: state.details.clone().filter(|_| details),
+                details: if details { state.details.clone() } else { None },
                 service,
             });
         }
