@@ -184,10 +184,15 @@ mod tests {
         let mut sampler = Sampler::default();
         let at = DateTime::UNIX_EPOCH;
         // The first look waits for a difference; a busy machine may take longer than the limit.
-        let mut sample = sampler.sample(at).await;
-        while sample.vitals.is_none() || sample.disks.is_none() {
-            sample = sampler.sample(at).await;
-        }
+        let seen = async {
+            loop {
+                let sample = sampler.sample(at).await;
+                if sample.vitals.is_some() && sample.disks.is_some() {
+                    return sample;
+                }
+            }
+        };
+        let sample = tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap();
         let vitals = sample.vitals.unwrap();
         let cpu = vitals.cpu.ours();
         assert!((0.0..=100.0).contains(&cpu.usage_percent) && cpu.cores > 0.0, "{cpu:?}");

@@ -166,12 +166,16 @@ pub(super) async fn network(State(app): State<ApiState>) -> Json<Map<String, Val
 }
 
 /// `GET /health/metrics`: counts and gauges of 004.
-pub(super) async fn metrics(State(app): State<ApiState>) -> Json<Value> {
+pub(super) async fn metrics(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
+    lists::shared(&app, &headers, "health/metrics", metrics_body).await
+}
+
+fn metrics_body(app: &ApiState) -> Value {
     if app.engine.awaits_first_round() {
-        return Json(json!({
+        return json!({
             "timestamp": Stamp(app.engine.clock.now()), "status": "no_data",
             "message": "No health data collected yet",
-        }));
+        });
     }
     let rows = app.engine.rows(false);
     let view = app.engine.view_of(&rows);
@@ -182,7 +186,7 @@ pub(super) async fn metrics(State(app): State<ApiState>) -> Json<Value> {
     let count = |wanted: &dyn Fn(Severity) -> bool| -> usize {
         alerts.iter().filter(|((severity, _), _)| wanted(*severity)).map(|(_, count)| count).sum()
     };
-    Json(json!({
+    json!({
         "timestamp": Stamp(rows.at),
         "counters": {
             "total_services": total,
@@ -201,7 +205,7 @@ pub(super) async fn metrics(State(app): State<ApiState>) -> Json<Value> {
             "critical_count": count(&|severity| severity.level() == "CRITICAL"),
             "warning_count": count(&|severity| severity.level() == "WARNING"),
         },
-    }))
+    })
 }
 
 /// `GET /api/health/services`: each service in one word of 004.
@@ -318,6 +322,7 @@ pub(super) async fn report(State(app): State<ApiState>, asked: Asked) -> Result<
     let made = tokio::task::spawn_blocking(move || {
         let rows = app.engine.rows(false);
         let alerts = app.engine.live.alerts();
+        let counts = rows.fleet.all;
         let (services, dependencies) = maps(&rows);
         let mut report = json!({
             "report_metadata": {
@@ -326,7 +331,16 @@ pub(super) async fn report(State(app): State<ApiState>, asked: Asked) -> Result<
             },
             "system_overview": detailed_of(&app, &rows),
             "service_details": {"services": services, "dependencies": dependencies},
-            "metrics_summary": SystemMetrics::of(&app.engine, rows.at, app.uptime_s()),
+            // The same counts as above: checks go on while this is written.
+            "metrics_summary": SystemMetrics {
+                total_services: counts.total(),
+                healthy_services: counts.healthy,
+                degraded_services: counts.degraded,
+                unhealthy_services: counts.unhealthy,
+                unknown_services: counts.unknown,
+                alert_count: alerts.len(),
+                ..SystemMetrics::of(&app.engine, rows.at, app.uptime_s())
+            },
             "alert_summary": {
                 "active_alerts": alerts.len(),
                 "alert_details": alerts.iter().map(|alert| alert.record()).collect::<Vec<_>>(),

@@ -211,7 +211,7 @@ pub enum Judged {
     Critical(f64),
 }
 
-/// Follows every resource over the samples: [`SETTLING`] above its limit make it critical, as many at or under it end that.
+/// Follows every resource over the samples: two in a row above its limit make it critical, two at or under it end that.
 /// What could not be seen changes nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostWatch([Run; Resource::ALL.len()]);

@@ -84,11 +84,13 @@ impl Engine {
                 }
                 due = began + self.config().host.interval;
             }
-            // Looked at again soon: the interval may become shorter while we wait.
-            due = due.min(Instant::now() + self.config().host.interval);
+            // Looked at again soon: the interval may become shorter, and the pause may end, while we wait.
+            let now = Instant::now();
+            due = due.min(now + self.config().host.interval);
+            let wait = if self.is_paused() { BEAT } else { due.saturating_duration_since(now).min(BEAT) };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep_until(due.min(Instant::now() + BEAT)) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

@@ -1,12 +1,11 @@
 //! The whole system from the stored results, never by probing: one pass over the live view for each answer, so that an
 //! answer agrees with itself (CONTRACT.md 7.3, 7.4, 9.2).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::live::Fleet;
@@ -111,13 +110,20 @@ pub struct SnapshotEntry {
 #[derive(Debug, Clone, Serialize)]
 pub struct Snapshot {
     timestamp: Stamp,
-    services: BTreeMap<ServiceName, SnapshotEntry>,
-    infra: BTreeMap<ServiceName, SnapshotEntry>,
+    #[serde(serialize_with = "by_name")]
+    services: Vec<(ServiceName, SnapshotEntry)>,
+    #[serde(serialize_with = "by_name")]
+    infra: Vec<(ServiceName, SnapshotEntry)>,
+}
+
+/// An object in the order of the registry.
+fn by_name<S: Serializer>(entries: &[(ServiceName, SnapshotEntry)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(entries.iter().map(|(name, entry)| (name, entry)))
 }
 
 impl Snapshot {
     fn of(rows: Rows) -> Self {
-        let (mut services, mut infra) = (BTreeMap::new(), BTreeMap::new());
+        let (mut services, mut infra) = (Vec::new(), Vec::new());
         for row in rows.rows {
             let is_service = !row.service.is_infrastructure();
             let error = match row.word {
@@ -134,7 +140,7 @@ impl Snapshot {
                 error,
                 critical: is_service.then_some(row.service.critical),
             };
-            (if is_service { &mut services } else { &mut infra }).insert(row.service.name.clone(), entry);
+            (if is_service { &mut services } else { &mut infra }).push((row.service.name.clone(), entry));
         }
         Self { timestamp: Stamp(rows.at), services, infra }
     }
@@ -189,7 +195,7 @@ impl Engine {
                 response_us: state.response_us,
                 last_check: state.last_check,
                 error_message: state.error_message.clone(),
-                details: state.details.clone().filter(|_| details),
+                details: if details { state.details.clone() } else { None },
                 service,
             });
         }

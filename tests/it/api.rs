@@ -22,7 +22,7 @@ async fn eventful() -> TestApp {
 }
 
 /// Settings under which ids that hold randomness look alike.
-fn stable() -> insta::Settings {
+pub fn stable() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("snapshots");
     settings.set_prepend_module_to_snapshot(false);

@@ -137,6 +137,7 @@ fn every_default_is_what_the_contract_says_and_stands_in_the_reference() {
     assert_eq!(own.filesystem_allow, reference.filesystem_allow);
     assert_eq!((settings.api.port, settings.api.max_body_bytes, settings.api.max_in_flight), (3106, 262_144, 512));
     assert_eq!(settings.engine.detection.promise.as_secs(), 30);
+    assert_eq!(settings.engine.host, as_infrastructure_service::domain::host::HostPolicy::default());
     let names: Vec<&str> = registry.services().iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names.len(), 9);
     assert_eq!(
