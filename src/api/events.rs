@@ -119,7 +119,9 @@ impl Reader {
             // Numbers beyond the newest are those of a log that is no more.
             Some(asked) if asked > last || events.after(asked, 0).is_none() => {
                 let oldest = events.before_oldest();
-                ready.push_back(Bytes::from(format!("id: {oldest}\nevent: gap\ndata: {{\"last_event_id\":{asked}}}\n\n")));
+                ready.push_back(Bytes::from(format!(
+                    "id: {oldest}\nevent: gap\ndata: {{\"last_event_id\":{asked}}}\n\n"
+                )));
                 oldest
             }
             Some(asked) => asked,
@@ -158,7 +160,8 @@ impl Reader {
             self.newest.mark_unchanged();
             let Some(events) = self.engine.live.events.after(self.place, TAKEN) else {
                 self.ended = true;
-                self.ready.push_back(Bytes::from(format!("event: lagged\ndata: {{\"last_event_id\":{}}}\n\n", self.place)));
+                self.ready
+                    .push_back(Bytes::from(format!("event: lagged\ndata: {{\"last_event_id\":{}}}\n\n", self.place)));
                 continue;
             };
             if let Some(last) = events.last() {

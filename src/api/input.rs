@@ -195,7 +195,12 @@ impl Asked {
     }
 
     /// A comma list of `what`; none and an empty one ask for nothing in particular.
-    pub fn words<T>(&self, name: &str, what: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<Vec<T>>, ApiError> {
+    pub fn words<T>(
+        &self,
+        name: &str,
+        what: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
         let read = words.map(|word| {

@@ -190,9 +190,8 @@ mod tests {
     #[test]
     fn an_outage_and_its_alert_share_what_they_are_about() {
         let outage = Uuid::now_v7();
-        let about = |payload: Value| {
-            Event::new(EventKind::AlertRaised, None, payload, DateTime::UNIX_EPOCH).correlation()
-        };
+        let about =
+            |payload: Value| Event::new(EventKind::AlertRaised, None, payload, DateTime::UNIX_EPOCH).correlation();
         assert_eq!(about(json!({"id": outage, "service": "auth"})), Some(outage));
         assert_eq!(about(json!({"id": "auth-service-down-1", "outage_id": outage})), Some(outage));
         assert_eq!(about(json!({"id": "auth-service-down-1", "outage_id": null})), None);

@@ -194,7 +194,9 @@ impl Connection {
         let answers = answers.map_err(|_| RedisError::Late)??;
         // A demoted primary answers READONLY for ever on a connection that stays open.
         if let Some(error) = answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) if !excused.contains(&error.code()) => Some(redis::RedisError::from(error.clone())),
+            Value::ServerError(error) if !excused.contains(&error.code()) => {
+                Some(redis::RedisError::from(error.clone()))
+            }
             _ => None,
         }) {
             return Err(error.into());

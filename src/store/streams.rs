@@ -73,7 +73,9 @@ impl Streams {
         let name = event.kind.published_as()?;
         let payload = event.payload.to_string();
         let longest = match event.kind {
-            EventKind::SnapshotUpdated => self.config.longest.min((SNAPSHOT_BYTES / payload.len().max(1)).max(SNAPSHOTS)),
+            EventKind::SnapshotUpdated => {
+                self.config.longest.min((SNAPSHOT_BYTES / payload.len().max(1)).max(SNAPSHOTS))
+            }
             _ => self.config.longest,
         };
         let mut command = redis::cmd("XADD");

@@ -182,14 +182,16 @@ async fn a_listener_goes_on_where_it_was_and_is_told_of_a_gap() {
 }
 
 #[tokio::test]
-async fn a_restart_takes_the_log_up_and_says_what_it_does_not_hold() {
+async fn a_stop_ends_the_stream_and_a_restart_takes_the_log_up() {
     let app = TestApp::built_in().await;
     app.fail("web-ui", 3).await;
     let mut listener = app.listen("?last_event_id=0", &[]).await.unwrap();
     let first = listener.next().await.unwrap();
-    let app = app.restart(&[]).await;
-    // The stop has ended the stream.
+    let TestApp { app, clock, folder } = app;
+    app.stop().await;
     listener.wait_for_end().await;
+    drop(listener);
+    let app = TestApp::start(folder, clock, &[]).await;
     let mut listener = app.listen("?last_event_id=0", &[]).await.unwrap();
     assert_eq!(listener.next().await.unwrap(), first);
 }
@@ -274,6 +276,7 @@ async fn a_window_tells_its_beginning_and_its_end_once_also_over_a_restart() {
     // It ends, and another one begins, while nobody looks.
     let second = send(&app, "POST", "/maintenance/", window(12, 20, "as-call-service")).await;
     assert_eq!(second.status, StatusCode::CREATED, "{}", second.text);
+    drop(listener);
     let app = app.restart(&[]).await;
     app.app.engine.on_time().await;
     app.clock.advance(Duration::from_secs(12 * 60));
@@ -301,7 +304,8 @@ async fn what_is_published_has_the_names_and_fields_of_the_contract() {
     let mut streams: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(OUT)).collect();
     streams.retain(|name| !name.starts_with("ess."));
     streams.sort_unstable();
-    let wanted = ["alert.resolved", "health.alert_raised", "outage.opened", "outage.resolved", "service.status_changed"];
+    let wanted =
+        ["alert.resolved", "health.alert_raised", "outage.opened", "outage.resolved", "service.status_changed"];
     assert_eq!(streams, wanted);
 
     let raised = entries(&redis, "quantum:stream:health.alert_raised").await;
