@@ -475,6 +475,38 @@ async fn repeated_late_and_overtaken_entries_raise_nothing() {
     assert_eq!(log(&app).await.iter().filter(|kind| **kind == EventKind::EssTripped).count(), 1);
     trip("c", -29).await;
     stopped(&app, 1).await;
+
+    // A copy that does not say when it was said is known by its id.
+    add(&redis, TRIPPED, &[("event_id", "d"), ("reason", "once")]).await;
+    settled(&redis).await;
+    add(&redis, RESET, &[("reason", "checked")]).await;
+    stopped(&app, 0).await;
+    let app = app.restart(&more).await;
+    add(&redis, TRIPPED, &[("event_id", "d"), ("reason", "once")]).await;
+    settled(&redis).await;
+    assert!(stops(&app).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_third_failure_buries_an_entry_and_failures_count_over_restarts() {
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let more = [("REDIS_URL", url.as_str())];
+    let mut app = TestApp::with(&more).await;
+    listening(&redis).await;
+    let dead = async || ask(&redis, &["XLEN", "quantum:dlq:ess.tripped"]).await;
+    add(&redis, TRIPPED, &[("payload", "[]")]).await;
+    for failures in 1..3 {
+        // What comes after it in the stream is dealt with after it.
+        add(&redis, TRIPPED, &[("reason", &failures.to_string())]).await;
+        let message = format!("ESS activated: {failures}");
+        eventually("the next one", async || (stops(&app).await.first()?["message"] == message).then_some(())).await;
+        eventually("that one settled", async || (pending(&redis).await? == 1).then_some(())).await;
+        assert_eq!(dead().await, Some(Reply::Int(0)), "after {failures} failures");
+        app = app.restart(&more).await;
+    }
+    settled(&redis).await;
+    assert_eq!(dead().await, Some(Reply::Int(1)));
 }
 
 #[tokio::test]
