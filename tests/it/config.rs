@@ -44,6 +44,10 @@ fn values_are_refused_by_name_with_the_rule() {
     check(&[("ALERT_NOTIFICATION_CHANNELS", "email")], &["smtp_host", "must be set when the channel email"]);
     check(&[("ALERT_WEBHOOK_URL", "ftp://x")], &["alert_webhook_url", "http or https"]);
     check(&[("ENABLE_ALERTING", "maybe")], &["enable_alerting", "true or false"]);
+    check(&[("EVENT_SOURCE", "")], &["event_source", "must not be empty"]);
+    check(&[("EVENT_STREAM_PREFIX", "a b:")], &["event_stream_prefix", "blanks"]);
+    check(&[("EVENT_DLQ_PREFIX", "quantum:stream:")], &["event_dlq_prefix", "differ"]);
+    check(&[("EVENT_STREAM_MAXLEN", "0")], &["event_stream_maxlen", "1 to"]);
     check(&[("ENVIRONMENT", "Prod!")], &["environment", "a-z"]);
     check(&[("INFRA__CHECKS__TYPO", "1")], &["INFRA__CHECKS__TYPO", "unknown key"]);
     check(&[("ALERT_COOLDOWN_MINUTES", "5"), ("ALERT_COOLDOWN_MS", "1000")], &["alert_cooldown_ms", "disagrees"]);

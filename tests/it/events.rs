@@ -182,14 +182,16 @@ async fn a_listener_goes_on_where_it_was_and_is_told_of_a_gap() {
 }
 
 #[tokio::test]
-async fn a_restart_takes_the_log_up_and_says_what_it_does_not_hold() {
+async fn a_stop_ends_the_stream_and_a_restart_takes_the_log_up() {
     let app = TestApp::built_in().await;
     app.fail("web-ui", 3).await;
     let mut listener = app.listen("?last_event_id=0", &[]).await.unwrap();
     let first = listener.next().await.unwrap();
-    let app = app.restart(&[]).await;
-    // The stop has ended the stream.
+    let TestApp { app, clock, folder } = app;
+    app.stop().await;
     listener.wait_for_end().await;
+    drop(listener);
+    let app = TestApp::start(folder, clock, &[]).await;
     let mut listener = app.listen("?last_event_id=0", &[]).await.unwrap();
     assert_eq!(listener.next().await.unwrap(), first);
 }
@@ -274,6 +276,7 @@ async fn a_window_tells_its_beginning_and_its_end_once_also_over_a_restart() {
     // It ends, and another one begins, while nobody looks.
     let second = send(&app, "POST", "/maintenance/", window(12, 20, "as-call-service")).await;
     assert_eq!(second.status, StatusCode::CREATED, "{}", second.text);
+    drop(listener);
     let app = app.restart(&[]).await;
     app.app.engine.on_time().await;
     app.clock.advance(Duration::from_secs(12 * 60));
@@ -472,6 +475,38 @@ async fn repeated_late_and_overtaken_entries_raise_nothing() {
     assert_eq!(log(&app).await.iter().filter(|kind| **kind == EventKind::EssTripped).count(), 1);
     trip("c", -29).await;
     stopped(&app, 1).await;
+
+    // A copy that does not say when it was said is known by its id.
+    add(&redis, TRIPPED, &[("event_id", "d"), ("reason", "once")]).await;
+    settled(&redis).await;
+    add(&redis, RESET, &[("reason", "checked")]).await;
+    stopped(&app, 0).await;
+    let app = app.restart(&more).await;
+    add(&redis, TRIPPED, &[("event_id", "d"), ("reason", "once")]).await;
+    settled(&redis).await;
+    assert!(stops(&app).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_third_failure_buries_an_entry_and_failures_count_over_restarts() {
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let more = [("REDIS_URL", url.as_str())];
+    let mut app = TestApp::with(&more).await;
+    listening(&redis).await;
+    let dead = async || ask(&redis, &["XLEN", "quantum:dlq:ess.tripped"]).await;
+    add(&redis, TRIPPED, &[("payload", "[]")]).await;
+    for failures in 1..3 {
+        // What comes after it in the stream is dealt with after it.
+        add(&redis, TRIPPED, &[("reason", &failures.to_string())]).await;
+        let message = format!("ESS activated: {failures}");
+        eventually("the next one", async || (stops(&app).await.first()?["message"] == message).then_some(())).await;
+        eventually("that one settled", async || (pending(&redis).await? == 1).then_some(())).await;
+        assert_eq!(dead().await, Some(Reply::Int(0)), "after {failures} failures");
+        app = app.restart(&more).await;
+    }
+    settled(&redis).await;
+    assert_eq!(dead().await, Some(Reply::Int(1)));
 }
 
 #[tokio::test]

@@ -263,6 +263,22 @@ async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
 }
 
 #[tokio::test]
+async fn old_events_leave_but_the_newest_stays_for_numbers_to_go_on_from() {
+    for home in homes().await {
+        let events = (1..=3).map(|sequence| Event {
+            sequence,
+            ..Event::new(EventKind::RegistryChanged, None, serde_json::json!({}), from_ms(T0 - 9000))
+        });
+        home.records.write(Batch { events: events.collect(), ..Batch::default() }).await.unwrap();
+        let retention =
+            Retention { now: from_ms(T0), log_before: from_ms(0), checks_before: from_ms(T0), outages_before: None };
+        while home.records.clean_up(retention).await.unwrap() {}
+        let left = home.records.events_after(0, 10).await.unwrap();
+        assert_eq!(left.iter().map(|event| event.sequence).collect::<Vec<_>>(), [3]);
+    }
+}
+
+#[tokio::test]
 async fn closed_outages_and_resolved_alerts_leave_after_their_time_and_open_ones_never() {
     for home in homes().await {
         let list = [outage("a", T0 - 9000, Some(T0 - 5000)), outage("b", T0 - 9000, None)];

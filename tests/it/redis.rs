@@ -315,6 +315,22 @@ async fn a_cluster_holds_the_same_keys_in_its_slots() {
         (status == "healthy" && length.parse::<u32>().unwrap_or(0) > 1).then_some(())
     })
     .await;
+    // Streams lie in slots of their own, and are written and read there.
+    eventually("the event in the cluster", async || {
+        (cli(&["-c", "-p", &text, "XLEN", "quantum:stream:service.status_changed"]).await == "1").then_some(())
+    })
+    .await;
+    let groups = ["-c", "-p", &text, "XINFO", "GROUPS", "quantum:stream:ess.tripped"];
+    eventually("the consumer group", async || cli(&groups).await.contains("ess.tripped").then_some(())).await;
+    cli(&["-c", "-p", &text, "XADD", "quantum:stream:ess.tripped", "*", "reason", "Fire"]).await;
+    let tripped = |body: &Value| body["alerts"].to_string().contains("ESS activated: Fire");
+    binary.wait_until("/status/critical", tripped).await;
+    eventually("the entry settled", async || {
+        let group = "quantum:group:monitoring_health_service:ess.tripped";
+        let pending = cli(&["-c", "-p", &text, "XPENDING", "quantum:stream:ess.tripped", group]).await;
+        pending.starts_with('0').then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
