@@ -119,7 +119,7 @@ mod tests {
         };
         let usec = ("WATCHDOG_USEC", "4000000".to_owned());
         check(&[socket.clone(), usec.clone()], Some(Duration::from_secs(4)));
-        check(&[usec.clone()], None);
+        check(std::slice::from_ref(&usec), None);
         let own = ("WATCHDOG_PID", std::process::id().to_string());
         check(&[socket.clone(), usec.clone(), own], Some(Duration::from_secs(4)));
         check(&[socket, usec, ("WATCHDOG_PID", "1".to_owned())], None);

@@ -75,7 +75,7 @@ fn watch(counters: &Counters, systemd: &Systemd, nap: Duration, done: &AtomicBoo
         }
         if seen.is_wedged() {
             say(|| {
-                tracing::error!("nothing has made progress for {} s: ending, to be started again", WEDGED.as_secs())
+                tracing::error!("nothing has made progress for {} s: ending, to be started again", WEDGED.as_secs());
             });
             // Should the line not come through, standard output is what everything waits for.
             std::thread::sleep(nap);

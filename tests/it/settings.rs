@@ -6,6 +6,7 @@ use std::time::Duration;
 use as_infrastructure_service::clock::Clock;
 use as_infrastructure_service::domain::service::ServiceName;
 use as_infrastructure_service::domain::time::from_ms;
+use as_infrastructure_service::engine::counters::Part;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -365,12 +366,18 @@ async fn without_writable_records_nothing_is_changed() {
     let app = TestApp::built_in().await;
     let database = app.folder.path().join("records.db");
     let other = rusqlite::Connection::open(&database).unwrap();
-    other.execute_batch("DROP TABLE facts").unwrap();
+    let refusing = "CREATE TRIGGER full BEFORE INSERT ON facts BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+    other.execute_batch(refusing).unwrap();
     let answer = put(&app, json!({"retry_attempts": 4})).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text);
     assert!(answer.headers.contains_key("retry-after"));
     assert_eq!(app.get("/config").await.json["retry_attempts"], 3);
     assert_eq!(app.app.engine.config().defaults.retries, 3);
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(put(&app, json!({"active_avatar": "nova"})).await.status, StatusCode::OK);
+    let app = app.restart(&[]).await;
+    let body = app.get("/config").await.json;
+    assert_eq!((&body["retry_attempts"], &body["active_avatar"]), (&json!(3), &json!("nova")));
 }
 
 #[tokio::test]
@@ -648,4 +655,18 @@ async fn systemd_hears_that_it_is_ready_alive_reloading_and_stopping() {
     assert_eq!(binary.terminate().await.0, Some(0));
     let last = until("STOPPING=1").await;
     assert!(last.iter().all(|said| said == "WATCHDOG=1" || said.starts_with("STOPPING=1")), "{last:?}");
+}
+
+#[tokio::test]
+async fn parts_make_progress_and_one_that_does_not_is_named() {
+    let app = TestApp::built_in().await;
+    let counters = &app.app.engine.counters;
+    let before = counters.rounds();
+    let all = || counters.rounds().iter().zip(before).all(|(now, before)| *now > before + 1);
+    eventually("progress of every part", async || all().then_some(())).await;
+    counters.note_stuck(&[Part::Evaluator]);
+    let health = app.get("/health").await.json;
+    assert_eq!(health["self"]["problems"], json!(["the evaluator makes no progress"]));
+    counters.note_stuck(&[]);
+    assert_eq!(app.get("/health").await.json["self"]["status"], "healthy");
 }
