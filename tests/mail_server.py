@@ -40,7 +40,8 @@ async def main(mode, certificate, key, password):
         context.load_cert_chain(certificate, key)
 
     def authenticate(server, session, envelope, mechanism, data):
-        return AuthResult(success=data.login == b"monitor" and data.password == password.encode())
+        right = data.login == b"monitor" and data.password == password.encode()
+        return AuthResult(success=right, handled=False)
 
     def connection():
         return SMTP(

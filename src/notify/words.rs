@@ -66,7 +66,10 @@ impl Template {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
         let escape = self.escape;
-        environment.set_formatter(move |out, _, value| Ok(out.write_str(&escape(&value.to_string()))?));
+        environment.set_formatter(move |out, _, value| match value.is_none() {
+            true => Ok(()),
+            false => Ok(out.write_str(&escape(&value.to_string()))?),
+        });
         environment.render_named_str("template", &self.source, facts(message))
     }
 }
@@ -217,7 +220,7 @@ mod tests {
         check("{{ title }}", "SERVICE OUTAGE: example-service");
         check("{{ from }} -> {{ to }} since {{ started_at }}", "healthy -> unhealthy since 1970-01-01T00:00:00.000Z");
         check("{{ alert.type }} {{ alert.id }}", "service_down example-service-service-down-0");
-        check("{{ resolved_at }} {{ impacted | length }} {{ items | length }} {{ merged }}", "none 0 0 1");
+        check("[{{ resolved_at }}] {{ impacted | length }} {{ items | length }} {{ merged }}", "[] 0 0 1");
         let digest = message(NoticeKind::Digest, "");
         let list = "{% for item in items %}{{ item.severity }} {{ item.title }}{% endfor %}";
         assert_eq!(rendered(list, ChannelKind::Webhook, &digest), "critical Service DOWN: example-service");

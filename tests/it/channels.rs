@@ -289,14 +289,17 @@ impl MailServer {
         let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
         write("cert.pem", certified.cert.pem());
         write("key.pem", certified.signing_key.serialize_pem());
-        let mut child = Command::new("python3")
+        // Debian's, whose package it is.
+        let mut child = Command::new("/usr/bin/python3")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mail_server.py"))
             .args([mode, "cert.pem", "key.pem", password])
             .current_dir(folder.path())
             .stdout(Stdio::piped())
+            // It warns of logins in the clear.
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("python3");
+            .expect("/usr/bin/python3");
         let mut mails = BufReader::new(child.stdout.take().unwrap()).lines();
         let port = tokio::time::timeout(LIMIT, mails.next_line()).await.unwrap().unwrap();
         let port = port.expect("aiosmtpd, which tests/run installs").parse().unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use as_infrastructure_service::config::{Settings, Sources};
 
+use as_infrastructure_service::domain::alert::Severity;
 use as_infrastructure_service::domain::registry::Registry;
 
 use crate::support::{command, free_port, load, variables};
@@ -200,6 +201,142 @@ fn a_folder_of_files_is_read_as_one_and_secrets_come_from_the_environment() {
     let second = &registry.services()[1];
     assert_eq!(second.url, "http://localhost:1/health");
     assert!(!format!("{second:?}").contains("X = "), "secrets do not print");
+}
+
+/// Settings from variables and `local.toml`.
+fn with_file(text: &str, more: &[(&str, &str)]) -> Result<Settings, String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("local.toml"), text).unwrap();
+    let sources = Sources { variables: variables(folder.path(), more), folder: Some(folder.path().to_owned()) };
+    Settings::load(&sources).map_err(|error| error.to_string())
+}
+
+#[test]
+fn channels_are_on_when_they_have_an_address_and_nobody_says_otherwise() {
+    let check = |more: &[(&str, &str)], on: &[&str]| {
+        let routing = with_file("", more).unwrap().engine.notify.routing;
+        assert_eq!(routing.receivers, on, "{more:?}");
+    };
+    let (slack, smtp) = (("SLACK_WEBHOOK_URL", "http://s"), ("SMTP_HOST", "mail"));
+    let others =
+        [("PAGERDUTY_ROUTING_KEY", "r"), ("DISCORD_WEBHOOK_URL", "http://d"), ("TEAMS_WEBHOOK_URL", "http://t")];
+    check(&[], &["log"]);
+    check(&[slack], &["log", "slack"]);
+    check(&[smtp, slack, ("ALERT_WEBHOOK_URL", "http://w")], &["log", "webhook", "email", "slack"]);
+    check(&others, &["log", "discord", "teams", "pagerduty"]);
+    check(&[smtp, slack, ("ALERT_NOTIFICATION_CHANNELS", "Slack,dashboard")], &["log", "slack"]);
+    check(&[smtp, slack, ("ALERT_NOTIFICATION_CHANNELS", "log"), ("ENABLE_EMAIL_ALERTS", "yes")], &["log", "email"]);
+    check(&[smtp, slack, ("ENABLE_EMAIL_ALERTS", "false")], &["log", "slack"]);
+    check(&[("ALERTMANAGER_URL", "http://a")], &["log", "alertmanager"]);
+}
+
+#[test]
+fn a_channel_of_the_simple_set_up_is_refused_by_the_name_of_its_key() {
+    check(&[("ENABLE_EMAIL_ALERTS", "true")], &["notify.smtp_host must be set when the channel email is asked for"]);
+    check(&[("ENABLE_SLACK_ALERTS", "true")], &["notify.slack_webhook_url must be set when the channel slack"]);
+    for (channel, key) in [
+        ("slack", "slack_webhook_url"),
+        ("pagerduty", "pagerduty_routing_key"),
+        ("discord", "discord_webhook_url"),
+        ("teams", "teams_webhook_url"),
+        ("alertmanager", "alertmanager_url"),
+    ] {
+        check(&[("ALERT_NOTIFICATION_CHANNELS", channel)], &[key, "must be set when the channel", channel]);
+    }
+    let smtp = ("SMTP_HOST", "mail");
+    check(
+        &[smtp, ("ALERT_EMAIL", "noc")],
+        &["ALERT_EMAIL: notify.alert_email holds \"noc\", which is no e-mail address"],
+    );
+    check(&[smtp, ("ALERT_EMAIL", "")], &["notify.alert_email must name at least one"]);
+    check(&[smtp, ("SMTP_FROM", "a b")], &["SMTP_FROM: notify.smtp_from", "no e-mail address"]);
+    check(&[smtp, ("SMTP_TLS", "ssl")], &["SMTP_TLS: notify.smtp_tls must be starttls, tls or none"]);
+    check(&[smtp, ("SMTP_USER", "u")], &["notify.smtp_password must be set beside smtp_user"]);
+    check(&[smtp, ("SMTP_CA_FILE", "no/such.pem")], &["notify.smtp_ca_file", "no/such.pem"]);
+    check(&[("TEAMS_WEBHOOK_URL", "teams.example.com")], &["notify.teams_webhook_url is not an http or https address"]);
+    check(&[("NOTIFICATION_RATE_PER_MINUTE", "0")], &["notification_rate_per_minute", "1 to 10000"]);
+    check(&[("INFRA__NOTIFY__RECEIVER", "x")], &["INFRA__NOTIFY__RECEIVER", "unknown key"]);
+}
+
+#[test]
+fn receivers_and_routes_of_tables_are_read_with_the_environment_in_their_texts() {
+    let file = r#"
+        [[notify.receiver]]
+        name = "oncall"
+        channel = "slack"
+        url = "https://hooks.example.com/${TOKEN}"
+        template = "{{ title }}"
+        quiet_hours = { from = "22:00", to = "07:00", timezone = "Europe/Berlin", unless = "high" }
+        [[notify.receiver]]
+        name = "noc"
+        channel = "email"
+        to = ["noc@example.com"]
+        subject = "{{ severity }} {{ title }}"
+        [[notify.route]]
+        receivers = ["oncall", "log"]
+        severities = ["Critical"]
+        types = ["service_down"]
+        services = ["as-*"]
+    "#;
+    let settings = with_file(file, &[("TOKEN", "t0ken"), ("SMTP_HOST", "mail"), ("ENABLE_EMAIL_ALERTS", "0")]).unwrap();
+    let notify = settings.engine.notify;
+    assert_eq!(notify.routing.receivers, ["log", "oncall", "noc"]);
+    assert_eq!(notify.receivers.iter().map(|receiver| &*receiver.name).collect::<Vec<_>>(), ["email", "oncall", "noc"]);
+    let quiet = notify.receivers[1].quiet.as_ref().unwrap();
+    assert_eq!((quiet.timezone.name(), quiet.unless), ("Europe/Berlin", Severity::High));
+    let route = &notify.routing.routes[0];
+    assert_eq!(
+        (&route.receivers[..], &route.severities[..]),
+        (&["oncall".into(), "log".into()][..], &[Severity::Critical][..])
+    );
+    assert!(!format!("{notify:?}").contains("t0ken"), "secrets do not print");
+}
+
+#[test]
+fn a_table_is_refused_with_file_number_name_and_field() {
+    let check = |text: &str, parts: &[&str]| {
+        let told = with_file(text, &[]).unwrap_err();
+        assert!(parts.iter().all(|part| told.contains(part)), "{parts:?} is not in {told}");
+        assert!(!told.contains("canary"), "{told}");
+    };
+    let slack = |name: &str, more: &str| {
+        format!("[[notify.receiver]]\nname = \"{name}\"\nchannel = \"slack\"\nurl = \"http://s/canary\"\n{more}\n")
+    };
+    let email = |more: &str| format!("[[notify.receiver]]\nname = \"noc\"\nchannel = \"email\"\n{more}\n");
+    let route = |text: &str| slack("team", "") + "[[notify.route]]\n" + text;
+    check(&(slack("a", "") + &slack("A", "")), &["local.toml: notify.receiver 2 (A): name is taken"]);
+    check(&slack("log", ""), &["notify.receiver 1 (log): name is reserved; choose another, such as log-team"]);
+    check(&slack("Slack", ""), &["notify.receiver 1 (Slack): name is reserved"]);
+    check(&slack("a b", ""), &["(a b): name must be 1 to 64 letters"]);
+    check("[[notify.receiver]]\nname = \"x\"\nchannel = \"pigeon\"", &["(x): channel must be one of webhook, email"]);
+    check("[[notify.receiver]]\nname = \"x\"\nchannel = \"slack\"", &["(x): url must be set"]);
+    check(&slack("a", "colour = 1"), &["notify.receiver 1: unknown field `colour`", "config/default.toml"]);
+    check(&slack("a", "timeout_ms = \"canary\""), &["notify.receiver 1:", "wrong type"]);
+    check(&slack("a", "timeout_ms = 10001"), &["(a): timeout_ms must be from 100 to 10000"]);
+    check(&slack("a", "routing_key = \"canary\""), &["(a): routing_key is of no use to the channel slack"]);
+    check(&slack("a", "smtp_port = 25"), &["(a): smtp_port is of no use to the channel slack"]);
+    check(&slack("a", "slack_channel = \"${NOT_SET}\""), &["slack_channel needs the environment variable NOT_SET"]);
+    check(&slack("a", "template = \"{{ titel }}\""), &["(a): template fails for alert_raised: undefined value"]);
+    check(&slack("a", "quiet_hours = { from = \"22:00\", to = \"7\" }"), &["quiet_hours holds \"7\"", "22:00"]);
+    check(&slack("a", "quiet_hours = { from = \"22:00\", to = \"22:00\" }"), &["quiet_hours must not end when"]);
+    check(
+        &slack("a", "quiet_hours = { from = \"22:00\", to = \"7:00\", timezone = \"Mars\" }"),
+        &["\"Mars\"", "Berlin"],
+    );
+    check(&slack("a", "quiet_hours = { from = \"22:00\" }"), &["notify.receiver 1: quiet_hours", "to"]);
+    check(&email(""), &["(noc): smtp_host must be set, here or as SMTP_HOST"]);
+    check(&email("smtp_host = \"m\""), &["(noc): to must name at least one"]);
+    check(&email("smtp_port = 25"), &["(noc): smtp_port belongs to a server: set smtp_host"]);
+    check(&email("smtp_host = \"m\"\nsmtp_password = \"canary\""), &["(noc): smtp_user must be set beside"]);
+    check(
+        &route("receivers = [\"nobody\"]"),
+        &["local.toml: notify.route 1: receivers names \"nobody\", which is none of log, team"],
+    );
+    check(&route(""), &["notify.route 1: receivers must name at least one"]);
+    check(&route("receivers = [\"team\"]\nseverities = [\"bad\"]"), &["severities names \"bad\"", "critical, high"]);
+    check(&route("receivers = [\"team\"]\ntypes = [\"bad\"]"), &["types names \"bad\"", "service_down"]);
+    check(&route("receivers = [\"team\"]\nservices = [\"a*b\"]"), &["services may have a * at the end"]);
+    check("[notify]\nreceiver = 1", &["notify.receiver must be tables", "[[notify.receiver]]"]);
 }
 
 async fn exits(folder: &Path, more: &[(&str, &str)]) -> (Option<i32>, String) {
