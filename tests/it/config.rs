@@ -207,7 +207,7 @@ fn a_folder_of_files_is_read_as_one_and_secrets_come_from_the_environment() {
 fn with_file(text: &str, more: &[(&str, &str)]) -> Result<Settings, String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("local.toml"), text).unwrap();
-    let sources = Sources { variables: variables(folder.path(), more), folder: Some(folder.path().to_owned()) };
+    let sources = Sources::new(variables(folder.path(), more), Some(folder.path().to_owned()));
     Settings::load(&sources).map_err(|error| error.to_string())
 }
 
