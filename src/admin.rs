@@ -72,33 +72,15 @@ impl Start {
         let mut known =
             Known { layers: layers.clone(), stored: kept.stored, names: kept.names, left_out: BTreeMap::new() };
         while !known.stored.is_empty() {
-            let problems = match Settings::of(layers, &known.stored) {
+            match Settings::of(layers, &known.stored) {
                 Ok(settings) => match load_services(&configured.services(&settings), &settings.defaults) {
                     Ok(listed) => return Self { settings, listed, known },
                     Err(ConfigError(problems)) => {
-                        let rule = format!("breaks the services file: {}", problems.join("; "));
+                        let rule = format!("with it the services file breaks a rule: {}", problems.join("; "));
                         known.leave_out(|name| name.starts_with("checks."), &rule);
-                        continue;
                     }
                 },
-                Err(problems) => problems,
-            };
-            let stored = known.stored.len();
-            for problem in &problems {
-                if let Some((section, key)) = &problem.setting {
-                    known.leave_out(|name| name == format!("{section}.{key}"), &problem.rule);
-                }
-            }
-            if known.stored.len() == stored {
-                // The value it quarrels with is not stored: what is stored beside it must be the cause.
-                let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                let sections: Vec<String> =
-                    problems.iter().filter_map(|problem| Some(format!("{}.", problem.setting.as_ref()?.0))).collect();
-                let quarrels = |name: &str| sections.iter().any(|section| name.starts_with(section));
-                known.leave_out(quarrels, &told);
-            }
-            if known.stored.len() == stored {
-                known.leave_out(|_| true, "does not go with the other settings");
+                Err(problems) => known.leave_out_blamed(&problems),
             }
         }
         Self { settings: settings.clone(), listed: listed.clone(), known }
@@ -116,8 +98,31 @@ struct Known {
 }
 
 impl Known {
+    /// Leaves out what the problems are about, or else what stands beside it: a rule may name the other of two.
+    fn leave_out_blamed(&mut self, problems: &[Problem]) {
+        let stored = self.stored.len();
+        for problem in problems {
+            if let Some((section, key)) = &problem.setting {
+                let blamed = format!("{section}.{key}");
+                if self.stored.contains_key(&blamed) {
+                    self.leave_out(|name| name == blamed, &problem.rule);
+                }
+            }
+        }
+        if self.stored.len() == stored {
+            let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let beside = |name: &str| {
+                let sections = problems.iter().filter_map(|problem| Some(&problem.setting.as_ref()?.0));
+                sections.into_iter().any(|section| name.split('.').next() == Some(section))
+            };
+            self.leave_out(beside, &told);
+        }
+    }
+
+    /// Leaves out the stored values that are meant; all of them where none is, so that a start comes to an end.
     fn leave_out(&mut self, which: impl Fn(&str) -> bool, rule: &str) {
-        let names: Vec<String> = self.stored.keys().filter(|name| which(name)).cloned().collect();
+        let meant: Vec<String> = self.stored.keys().filter(|name| which(name)).cloned().collect();
+        let names = if meant.is_empty() { self.stored.keys().cloned().collect() } else { meant };
         for name in names {
             self.stored.remove(&name);
             let sentence = format!("the stored setting {name} is not in force: {rule}");

@@ -322,9 +322,6 @@ async fn secrets_are_in_no_answer() {
         format!("[notify]\nalert_webhook_url = \"http://h\"\nalert_webhook_headers = \"no header {CANARY}\"\n"),
         format!("[notify]\nalert_webhook_secrets = \"{CANARY},{CANARY},{CANARY}\"\n"),
         "[auth]\ninternal_service_key = \"canary\"\n".to_owned(),
-        format!("[redis]\nredis_url = \"http://u:{CANARY}@h\"\n"),
-        format!("[redis]\nredis_url = \"redis://u:{CANARY}@h:port\"\n"),
-        format!("[records]\nmetrics_storage_url = \"mysql://u:{CANARY}@h\"\n"),
         format!("[checks]\nollama_health_endpoint = \"ftp://u:{CANARY}@h\"\n"),
     ] {
         std::fs::write(config.join("local.toml"), &text).unwrap();
@@ -332,6 +329,15 @@ async fn secrets_are_in_no_answer() {
         quiet(&app.get("/health").await, 200);
     }
     std::fs::write(config.join("local.toml"), "").unwrap();
+    let address = |scheme: &str, host: &str| format!("{scheme}://u:{CANARY}@{host}");
+    for (variable, value) in [
+        ("REDIS_URL", address("http", "h")),
+        ("REDIS_URL", address("redis", "h:port")),
+        ("METRICS_STORAGE_URL", address("mysql", "h")),
+    ] {
+        let refused = load(variables(app.folder.path(), &[(variable, &value)])).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains(&variable.to_ascii_lowercase()) && !refused.contains("canary"), "{refused}");
+    }
     let headers = format!("[[service]]\nname = \"a\"\nurl = \"http://h\"\nheaders = \"{CANARY}\"\n");
     std::fs::write(app.folder.path().join("services.toml"), headers).unwrap();
     quiet(&app.ask("POST", "/config/reload", &FULL, "").await, 422);
