@@ -147,7 +147,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         }
     }
     let defaults = defaults(r);
-    let sender = Sender { service: service_name.clone(), instance: instance.clone() };
+    let sender = Sender { service: service_name, instance: instance.clone() };
     let notify = notify::read(r, variables, sender);
     let outage = OutagePolicy {
         detection_threshold: r.number("outages", "outage_detection_threshold", 1..=1000) as u32,

@@ -19,6 +19,9 @@ const OTHER_NAMES: [(&str, &str, &str); 2] = [
 /// Lists of tables, which only files can hold.
 const TABLES: [(&str, &str); 2] = [("notify", "receiver"), ("notify", "route")];
 
+/// The tables of a list, each with its file and place in it.
+pub(super) type Tables = Vec<(String, Map<String, Value>)>;
+
 /// The unit a bare number is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Unit {
@@ -50,8 +53,8 @@ struct Setting {
 pub(super) struct Reader {
     settings: HashMap<(String, String), Setting>,
     pub problems: Vec<String>,
-    /// Lists of tables by section and key, each table with its file and place in the list.
-    tables: HashMap<(String, String), Vec<(String, Map<String, Value>)>>,
+    /// Lists of tables by section and key.
+    tables: HashMap<(String, String), Tables>,
     /// What stands in the reference: taken where a value is refused, so that everything wrong is told at once.
     defaults: HashMap<(String, String), String>,
 }
@@ -179,8 +182,8 @@ impl Reader {
         self.problems.push(format!("{source}: {section}.{key} {rule}"));
     }
 
-    /// The tables of a list, each with how to name it in a problem.
-    pub fn tables(&mut self, section: &str, key: &str) -> Vec<(String, Map<String, Value>)> {
+    /// Takes the tables of a list out.
+    pub fn tables(&mut self, section: &str, key: &str) -> Tables {
         self.tables.remove(&(section.to_owned(), key.to_owned())).unwrap_or_default()
     }
 
@@ -336,7 +339,7 @@ fn layered(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Res
 }
 
 /// The tables of a list, with file and number.
-fn tables_of(section: &str, key: &str, value: Value) -> Result<Vec<(String, Map<String, Value>)>, String> {
+fn tables_of(section: &str, key: &str, value: Value) -> Result<Tables, String> {
     let file = value.origin().unwrap_or("configuration").to_owned();
     let not_tables = || format!("{file}: {section}.{key} must be tables, each under a line [[{section}.{key}]]");
     let ValueKind::Array(items) = value.kind else { return Err(not_tables()) };
