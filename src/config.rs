@@ -253,7 +253,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         }
     }
     let defaults = defaults(r);
-    let sender = Sender { service: service_name.clone(), instance: instance.clone() };
+    let sender = Sender { service: service_name, instance: instance.clone() };
     let heartbeat = heartbeat(r, &sender);
     let notify = notify::read(r, variables, sender);
     let outage = OutagePolicy {

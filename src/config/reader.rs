@@ -23,8 +23,8 @@ const OTHER_NAMES: [(&str, &str, &str); 2] = [
 /// Lists of tables, which only files can hold.
 const TABLES: [(&str, &str); 2] = [("notify", "receiver"), ("notify", "route")];
 
-/// Lists of tables by section and key, each table with its file and place in the list.
-type Tables = HashMap<Key, Vec<(String, Map<String, Value>)>>;
+/// The tables of a list, each with its file and place in it.
+pub(super) type Tables = Vec<(String, Map<String, Value>)>;
 
 /// The unit a bare number is in.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub struct Layers {
     problems: Vec<Problem>,
     /// What stands in the reference: taken where a value is refused, so that everything wrong is told at once.
     defaults: BTreeMap<Key, String>,
-    tables: Tables,
+    tables: HashMap<Key, Tables>,
     pub(super) variables: BTreeMap<String, String>,
 }
 
@@ -73,7 +73,8 @@ pub(super) struct Reader {
     settings: HashMap<Key, Setting>,
     pub problems: Vec<Problem>,
     defaults: BTreeMap<Key, String>,
-    tables: Tables,
+    /// Lists of tables by section and key.
+    tables: HashMap<Key, Tables>,
     /// What each setting came to.
     read: HashMap<Key, serde_json::Value>,
 }
@@ -161,7 +162,7 @@ impl Layers {
         })?;
 
         let mut settings = HashMap::new();
-        let mut tables = Tables::new();
+        let mut tables = HashMap::new();
         for (section, keys) in layers {
             for (key, value) in keys {
                 if TABLES.contains(&(section.as_str(), key.as_str())) {
@@ -275,7 +276,7 @@ impl Reader {
     }
 
     /// The tables of a list, each with how to name it in a problem.
-    pub fn tables(&mut self, section: &str, key: &str) -> Vec<(String, Map<String, Value>)> {
+    pub fn tables(&mut self, section: &str, key: &str) -> Tables {
         self.tables.remove(&(section.to_owned(), key.to_owned())).unwrap_or_default()
     }
 
@@ -489,7 +490,7 @@ fn layered(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Res
 }
 
 /// The tables of a list, with file and number.
-fn tables_of(section: &str, key: &str, value: Value) -> Result<Vec<(String, Map<String, Value>)>, String> {
+fn tables_of(section: &str, key: &str, value: Value) -> Result<Tables, String> {
     let file = value.origin().unwrap_or("configuration").to_owned();
     let not_tables = || format!("{file}: {section}.{key} must be tables, each under a line [[{section}.{key}]]");
     let ValueKind::Array(items) = value.kind else { return Err(not_tables()) };

@@ -399,7 +399,7 @@ impl Judge {
         told: Telling<'_>,
     ) {
         match judged {
-            Judged::Holds(condition) => self.apply(bench, decision, service, kind, Some(condition), told),
+            Judged::Holds(condition) => self.apply(bench, decision, service, kind, Some(*condition), told),
             Judged::Over => self.apply(bench, decision, service, kind, None, told),
             Judged::Undecided => {}
         }

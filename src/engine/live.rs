@@ -327,6 +327,9 @@ pub struct CriticalView {
     pub statuses: Vec<(ServiceName, Status)>,
 }
 
+/// The active list, shared.
+pub type AlertList = Arc<Vec<Arc<Alert>>>;
+
 /// State of every service and the counts over them.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -336,7 +339,7 @@ pub struct Live {
     followed: ArcSwapOption<InForce>,
     alerts: Mutex<BTreeMap<String, Arc<Alert>>>,
     /// The active list in order, and the generation it is of.
-    alert_list: Mutex<Option<(u64, Arc<Vec<Arc<Alert>>>)>>,
+    alert_list: Mutex<Option<(u64, AlertList)>>,
     /// Alerts that resolved since the mirror last looked, so that Redis hears of their end.
     pub(super) ended_alerts: Mutex<Vec<Arc<Alert>>>,
     pub events: Recent,
@@ -525,7 +528,7 @@ impl Live {
     }
 
     /// The active list, worst first, then oldest first; made anew only when an alert has changed.
-    pub fn alerts(&self) -> Arc<Vec<Arc<Alert>>> {
+    pub fn alerts(&self) -> AlertList {
         let generation = self.alert_generation();
         let mut kept = held(&self.alert_list);
         if let Some((of, list)) = &*kept

@@ -30,6 +30,12 @@ pub struct RosterChange {
     pub removed: Vec<ServiceName>,
 }
 
+impl RosterChange {
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// How the latest reload went.
 #[derive(Debug, Clone)]
 pub struct ReloadOutcome {
@@ -174,7 +180,7 @@ impl Engine {
             let bench = self.bench(&config, &roster.registry, &in_force, now);
             transition.join(self.decided(judge.after_change(bench, erased), now));
             let is_start = before.watched.is_empty();
-            if !is_start && !(change.added.is_empty() && change.changed.is_empty() && change.removed.is_empty()) {
+            if !(is_start || change.is_empty()) {
                 let names = |names: &[ServiceName]| names.iter().take(NAMED).cloned().collect::<Vec<_>>();
                 let payload = json!({
                     "added": names(&change.added), "changed": names(&change.changed), "removed": names(&change.removed),

@@ -186,7 +186,9 @@ impl Email {
             }
         };
         if let Security::StartTls(parameters) = &self.security {
-            connection.starttls(parameters.clone(), &hello).await?;
+            let secured = connection.starttls(parameters.clone(), &hello).await;
+            let in_words = |error: &Error| error.status().is_some() || error.is_client();
+            secured.map_err(|error| if in_words(&error) { Failure::Smtp(error) } else { Failure::Tls })?;
         }
         if let Some((user, password)) = &self.login {
             let credentials = Credentials::new(user.clone(), password.expose_secret().to_owned());
@@ -230,7 +232,6 @@ fn judge(failure: &Failure) -> DeliveryError {
         Some(code) if error.is_permanent() => DeliveryError::Refused { detail: format!("SMTP {code}") },
         Some(code) => DeliveryError::away(format!("SMTP {code}"), false),
         None if error.is_client() => DeliveryError::away("does not offer the TLS or login asked for", false),
-        None if error.is_tls() => DeliveryError::away("TLS failed", false),
         None => DeliveryError::away("broke off, or does not speak SMTP", false),
     }
 }

@@ -71,7 +71,7 @@ async fn a_redis_that_was_flushed_holds_everything_again_soon() {
     let before = eventually("a history", async || length().await.filter(|length| *length >= 4)).await;
     redis.ask(&["FLUSHALL"]).await.unwrap();
     eventually("the history back", async || length().await.filter(|length| *length >= before)).await;
-    eventually("the alerts back", async || redis.ask(&["SCARD", "alerts:active"]).await.filter(|count| count == "1"))
+    eventually("the alerts back", async || redis.ask(&["SCARD", "alerts:active"]).await.filter(|count| count != "0"))
         .await;
     assert_eq!(binary.get("/health").await["self"]["redis"]["state"], "connected");
 }
@@ -97,7 +97,7 @@ async fn killed_and_back_empty_it_is_named_and_filled_again_and_nobody_is_told_a
         redis.ask(&["LLEN", "health:history:auth"]).await.filter(|length| length != "0")
     })
     .await;
-    eventually("the alert filled", async || redis.ask(&["SCARD", "alerts:active"]).await.filter(|count| count == "1"))
+    eventually("the alert filled", async || redis.ask(&["SCARD", "alerts:active"]).await.filter(|count| count != "0"))
         .await;
     let after = binary.get("/status/critical").await["alerts"].clone();
     assert_eq!((&after[0]["id"], &after[0]["triggered_at"]), (&alerts[0]["id"], &alerts[0]["triggered_at"]));
@@ -136,7 +136,7 @@ async fn what_is_open_outlives_a_short_lifetime() {
         .wait_until("/status/critical", |body| body["alerts"].as_array().is_some_and(|alerts| !alerts.is_empty()))
         .await;
     eventually("the alert in Redis", async || {
-        redis.ask(&["SCARD", "alerts:active"]).await.filter(|count| count == "1")
+        redis.ask(&["SCARD", "alerts:active"]).await.filter(|count| count != "0")
     })
     .await;
     let began = std::time::Instant::now();

@@ -20,7 +20,7 @@ const ERROR_RATE_MIN_FAILURES: u64 = 2;
 const UPTIME_NEEDS_MS: i64 = 3_600_000;
 
 pub(super) enum Judged {
-    Holds(Condition),
+    Holds(Box<Condition>),
     /// Neither raised nor over: an alert stays as it is.
     Undecided,
     Over,
@@ -36,7 +36,7 @@ pub(super) fn response_time_condition(service: &Service, latest_ms: &[u64]) -> J
     }
     let critical = very_slow >= RAISE_AT;
     let ms = newest.first().copied().unwrap_or(0);
-    Judged::Holds(Condition {
+    Judged::Holds(Box::new(Condition {
         severity: performance_severity(service, critical),
         threshold: Some((if critical { limits.critical_ms } else { limits.warning_ms }) as f64),
         value: Some(ms as f64),
@@ -44,7 +44,7 @@ pub(super) fn response_time_condition(service: &Service, latest_ms: &[u64]) -> J
         message: format!("High response time: {ms}ms"),
         description: format!("Service {} response time is {ms}ms", service.name),
         details: AlertDetails { response_time_ms: Some(ms as f64), ..AlertDetails::default() },
-    })
+    }))
 }
 
 /// `low / medium, then medium / critical`: CONTRACT.md 10.4.
@@ -148,7 +148,7 @@ pub(super) fn error_rate_condition(
     }
     let critical = rate >= limits.error_rate_critical;
     let minutes = round2(policy.error_rate_window.as_secs_f64() / 60.0);
-    Judged::Holds(Condition {
+    Judged::Holds(Box::new(Condition {
         severity: performance_severity(service, critical),
         threshold: Some(if critical { limits.error_rate_critical } else { limits.error_rate_warning }),
         value: Some(rate),
@@ -161,7 +161,7 @@ pub(super) fn error_rate_condition(
             service.name,
         ),
         details: details(state),
-    })
+    }))
 }
 
 /// From the last 24 hours.
@@ -176,7 +176,7 @@ pub(super) fn uptime_condition(service: &Service, state: &ServiceState, parts: P
     }
     let critical = percent < limits.uptime_critical;
     let shown = round2(percent);
-    Judged::Holds(Condition {
+    Judged::Holds(Box::new(Condition {
         severity: performance_severity(service, critical),
         threshold: Some(if critical { limits.uptime_critical } else { limits.uptime_warning }),
         value: Some(shown),
@@ -184,7 +184,7 @@ pub(super) fn uptime_condition(service: &Service, state: &ServiceState, parts: P
         message: format!("Uptime {shown}%"),
         description: format!("Service {} was up {shown}% of the last 24 hours", service.name),
         details: details(state),
-    })
+    }))
 }
 
 /// An outage that has been open for long.
