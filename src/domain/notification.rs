@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::alert::{Alert, AlertStatus, Severity};
+use super::alert::{Alert, AlertStatus, AlertType, Severity};
 use super::outage::Outage;
 use super::service::ServiceName;
 use super::status::Status;
@@ -87,6 +87,7 @@ pub struct DigestItem {
     pub outage_id: Option<Uuid>,
     pub component: String,
     pub kind: NoticeKind,
+    pub alert_kind: AlertType,
     pub severity: Severity,
     pub title: String,
     pub at: DateTime<Utc>,
@@ -108,6 +109,7 @@ impl DigestItem {
             outage_id: notice.outage.as_ref().map(|outage| outage.id).or(alert.outage_id),
             component: alert.component.as_str().to_owned(),
             kind: notice.kind,
+            alert_kind: alert.kind,
             severity: alert.severity,
             title: alert.title.clone(),
             at: notice.at,

@@ -298,7 +298,10 @@ impl Outbox {
                         let since = Stamp(refused.since);
                         ("refusing", Some(format!("receiver {channel} refuses since {since}: {}", refused.detail)))
                     }
-                    (None, None) => ("ok", None),
+                    (None, None) => match lane.receiver.load().template_failures() {
+                        0 => ("ok", None),
+                        times => ("ok", Some(format!("template of receiver {channel} failed {times} times"))),
+                    },
                 };
                 ReceiverView { channel, state, last_success: rows.last_success.map(Stamp), problem }
             })

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::http::{Http, address, wall_clock};
 use super::{DeliveryError, Message, Sender, Unusable};
-use crate::domain::alert::{Alert, AlertType, Severity};
+use crate::domain::alert::{Alert, Severity};
 use crate::domain::notification::{DigestItem, NoticeKind};
 use crate::domain::time::Stamp;
 
@@ -61,11 +61,8 @@ impl<'a> Told<'a> {
     }
 
     fn of_item(item: &'a DigestItem) -> Self {
-        // The id is made of component, type and time: CONTRACT.md 10.2.
-        let behind = item.alert_id.get(item.component.len() + 1..).unwrap_or_default();
-        let kind = AlertType::ALL.into_iter().find(|kind| behind.starts_with(&kind.as_str().replace('_', "-")));
         Self {
-            kind: kind.map_or("digest", AlertType::as_str),
+            kind: item.alert_kind.as_str(),
             component: &item.component,
             severity: item.severity,
             title: &item.title,

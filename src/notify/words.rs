@@ -110,6 +110,7 @@ fn sample(kind: NoticeKind) -> Message {
         outage_id: None,
         component: alert.component.as_str().to_owned(),
         kind: NoticeKind::AlertRaised,
+        alert_kind: alert.kind,
         severity: alert.severity,
         title: alert.title.clone(),
         at,

@@ -70,6 +70,7 @@ fn digest(components: &[&str]) -> Message {
             outage_id: None,
             component: (*component).to_owned(),
             kind: NoticeKind::AlertRaised,
+            alert_kind: alert.kind,
             severity: alert.severity,
             title: alert.title,
             at: from_ms(T0),

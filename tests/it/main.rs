@@ -15,6 +15,7 @@ mod kills;
 mod life;
 mod maintenance;
 mod outages;
+mod outbox;
 mod probes;
 mod protocols;
 mod records;

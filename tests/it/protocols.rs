@@ -313,8 +313,13 @@ fn zone(query: &Message, stream: bool) -> Vec<Vec<u8>> {
 
 /// A name server over UDP and TCP, on one port.
 async fn name_server() -> u16 {
-    let port = udp_peer(|datagram| zone(&Message::from_vec(datagram).unwrap(), false)).await;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    // A port that is free for both: what one of them is given may be taken for the other.
+    let (port, listener) = loop {
+        let port = udp_peer(|datagram| zone(&Message::from_vec(datagram).unwrap(), false)).await;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            break (port, listener);
+        }
+    };
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let length = stream.read_u16().await.unwrap();

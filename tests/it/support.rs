@@ -520,6 +520,13 @@ impl Binary {
         eventually(path, async || self.try_get(path).await).await
     }
 
+    /// Sends nothing to `path`, which must be taken.
+    pub async fn post(&self, path: &str) -> Value {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let answer = self.client.post(url).header("x-service-key", KEY).timeout(LIMIT).send().await.unwrap();
+        answer.error_for_status().unwrap().json().await.unwrap()
+    }
+
     /// Waits until what `path` answers satisfies `wanted`.
     pub async fn wait_until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(path, async || self.try_get(path).await.filter(|body| wanted(body))).await
