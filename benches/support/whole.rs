@@ -1,0 +1,89 @@
+//! What benchmarks of the whole service share: a target, requests with their times, and what a process holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+pub const KEY: &str = "nmc-internal-services-auth-key-phase1";
+
+pub fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Answers every request with 200, for ever.
+pub async fn stub() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// `count` requests over so many connections: the whole time, and each request's, sorted, in milliseconds.
+pub async fn requests(
+    client: &Client,
+    clients: usize,
+    count: usize,
+    make: impl Fn(usize) -> (Method, String, Option<String>) + Send + Sync + 'static,
+    expected: StatusCode,
+) -> (Duration, Vec<f64>) {
+    let (next, make) = (Arc::new(AtomicUsize::new(0)), Arc::new(make));
+    let began = Instant::now();
+    let workers: Vec<_> = (0..clients)
+        .map(|_| {
+            let (client, next, make) = (client.clone(), next.clone(), make.clone());
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return times;
+                    }
+                    let (method, url, body) = make(n);
+                    let mut request = client.request(method, url).header("x-service-key", KEY);
+                    if let Some(body) = body {
+                        request = request.header("content-type", "application/json").body(body);
+                    }
+                    let sent = Instant::now();
+                    let answer = request.send().await.expect("an answer");
+                    let status = answer.status();
+                    let text = answer.bytes().await.expect("a body");
+                    assert_eq!(status, expected, "{}", String::from_utf8_lossy(&text));
+                    times.push(sent.elapsed().as_secs_f64() * 1000.0);
+                }
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for worker in workers {
+        times.extend(worker.await.expect("a worker"));
+    }
+    times.sort_by(f64::total_cmp);
+    (began.elapsed(), times)
+}
+
+pub fn at(times: &[f64], share: f64) -> f64 {
+    let rank = (share * times.len() as f64).ceil() as usize;
+    times.get(rank.clamp(1, times.len().max(1)) - 1).copied().unwrap_or(0.0)
+}
+
+pub fn resident_mib() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: f64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
+    pages * 4096.0 / 1048576.0
+}
