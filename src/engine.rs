@@ -26,7 +26,7 @@ pub mod streams;
 mod supervise;
 pub mod system;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -142,9 +142,10 @@ pub struct Engine {
     pub windows: Windows,
     references: references::Watch,
     /// The turn at which the whole system was last seen to be well.
-    system_well: Mutex<Option<(u64, u16)>>,
-    /// What the slowest response made of the system: at the last two snapshots, and at the last one, a byte each.
-    slowness: AtomicU16,
+    system_well: Mutex<Option<(u64, u32)>>,
+    /// What the slowest response made of the system: how many snapshots said so (up to two), then a byte for both of
+    /// them and one for the last.
+    slowness: AtomicU32,
     heartbeat: Option<Heartbeat>,
     host: Host,
     registrar: Registrar,
@@ -203,7 +204,7 @@ impl Engine {
             windows: Windows::default(),
             references: references::Watch::default(),
             system_well: Mutex::default(),
-            slowness: AtomicU16::new(0),
+            slowness: AtomicU32::new(0),
             heartbeat: parts.heartbeat,
             host: Host::default(),
             registrar: Registrar::default(),
@@ -574,17 +575,18 @@ impl Engine {
         windows: &'a InForce,
         now: DateTime<Utc>,
     ) -> Bench<'a> {
-        Bench { registry, policy: &config.alert, windows, now }
+        Bench { registry, policy: &config.alert, routing: &config.notify.routing, windows, now }
     }
 
     /// What a decision makes durable and visible.
     fn decided(&self, decision: Decision, now: DateTime<Utc>) -> Transition {
         let mut transition = Transition { withdrawn: decision.withdrawn, ..Transition::default() };
-        let (config, roster) = (self.config(), self.live.roster());
+        let config = self.config();
         let due = now + config.notify.group_wait;
         for notice in decision.notices {
-            let service = notice.alert.component.service().and_then(|name| roster.registry.find(name));
-            for receiver in config.notify.routing.receivers_of(&notice.alert, service.map(|service| &**service)) {
+            // Those that were told before, if they are still on.
+            let on = &config.notify.routing.receivers;
+            for receiver in notice.alert.receivers.iter().filter(|receiver| on.contains(receiver)) {
                 transition.owed.push(Notification::new(notice.clone(), receiver, due));
             }
         }
@@ -630,12 +632,7 @@ impl Engine {
         if transition.beat {
             self.outbox.beat();
         }
-        let (mut settled, mut changed) = (Vec::new(), Vec::new());
-        for alert_id in &transition.withdrawn {
-            let (taken, struck) = self.outbox.withdraw(alert_id);
-            settled.extend(taken);
-            changed.extend(struck);
-        }
+        let (settled, changed) = self.outbox.withdraw(&transition.withdrawn);
         self.outbox.owe(transition.owed, self.clock.now(), self.config().notify.group_wait);
         if !changed.is_empty() {
             let mut beside = Transition::default();
@@ -659,7 +656,8 @@ impl Engine {
         let mut judge = self.judge();
         let mut transition = Transition::default();
         transition.beside.settled = ids;
-        transition.alerts = judge.delivered(&deliveries.iter().map(|known| known.alert_id.as_str()).collect());
+        let receiver = deliveries.first().map_or("", |known| known.channel.as_str());
+        transition.alerts = judge.delivered(receiver, deliveries.iter().map(|known| known.alert_id.as_str()));
         transition.beside.deliveries = deliveries;
         drop(self.commit.transition(transition));
     }
@@ -741,6 +739,11 @@ impl Engine {
             _ => {}
         }
         was
+    }
+
+    /// Checks run: nobody has switched them off, and this is not the end.
+    pub fn is_active(&self) -> bool {
+        self.is_monitoring() && !self.is_draining()
     }
 
     /// Nobody has switched monitoring off.

@@ -6,7 +6,6 @@ mod lane;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -22,10 +21,6 @@ use crate::domain::host::{Cpu, Disk, Disks, HostSample, Interface, Memory, Sides
 const LOOK_LIMIT: Duration = Duration::from_millis(500);
 /// File systems and interfaces shown at most: our choice; a host of containers has thousands of each.
 const MOST_SHOWN: usize = 128;
-/// Lines of `/proc/net/tcp` that are counted at most, and of `tcp6`: our choice, some 15 MB of text.
-const MOST_CONNECTIONS: usize = 100_000;
-/// State of a listening socket in `/proc/net/tcp`.
-const LISTENING: &str = "0A";
 
 /// Samples the host, one look at a time.
 pub struct Sampler {
@@ -83,7 +78,7 @@ fn watch_vitals(asks: Receiver<oneshot::Sender<Vitals>>) {
             load_average: load,
             memory: Sides { host, container },
             interfaces: interfaces(&networks, elapsed),
-            connections: ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().map(connections).sum(),
+            connections: ["/proc/net/sockstat", "/proc/net/sockstat6"].into_iter().map(sockets).sum(),
             uptime: Duration::from_secs(System::uptime().unwrap_or(0)),
         });
     }
@@ -130,11 +125,16 @@ fn interfaces(networks: &Networks, elapsed: Duration) -> Vec<Interface> {
     interfaces
 }
 
-/// Connections in a table of the kernel, without listeners; none where there is no such table.
-fn connections(table: &str) -> u64 {
-    let Ok(file) = std::fs::File::open(table) else { return 0 };
-    let lines = BufReader::new(file).lines().skip(1).take(MOST_CONNECTIONS).map_while(Result::ok);
-    lines.filter(|line| line.split_whitespace().nth(3).is_some_and(|state| state != LISTENING)).count() as u64
+/// TCP sockets in use, as the kernel counts them; none where it does not. Why not a count of its table of connections: to
+/// print tens of thousands of them takes the kernel tenths of a second, and probes wait for it.
+fn sockets(counts: &str) -> u64 {
+    let text = std::fs::read_to_string(counts).unwrap_or_default();
+    let in_use = text.lines().filter_map(|line| {
+        let (protocol, rest) = line.split_once(": inuse ")?;
+        let count = rest.split_whitespace().next()?.parse::<u64>().ok()?;
+        matches!(protocol, "TCP" | "TCP6").then_some(count)
+    });
+    in_use.sum()
 }
 
 fn watch_disks(asks: Receiver<oneshot::Sender<Disks>>) {
@@ -229,13 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_no_connections() {
+    fn sockets_are_those_the_kernel_counts() {
         let folder = tempfile::tempdir().unwrap();
-        let table = folder.path().join("tcp");
-        let text = "  sl  local_address rem_address   st tx_queue\n   0: 0100007F:6448 00000000:0000 0A 0\n   \
-                    1: 0100007F:6448 0100007F:1111 01 0\n   2: 0100007F:6448 0100007F:1112 06 0\nbroken\n";
-        std::fs::write(&table, text).unwrap();
-        assert_eq!(connections(table.to_str().unwrap()), 2);
-        assert_eq!(connections("/no/such/table"), 0);
+        let counts = folder.path().join("sockstat");
+        std::fs::write(&counts, "sockets: used 64\nTCP: inuse 44 orphan 0 tw 51\nUDP: inuse 3 mem 0\n").unwrap();
+        assert_eq!(sockets(counts.to_str().unwrap()), 44);
+        std::fs::write(&counts, "TCP6: inuse 3\nUDP6: inuse 1\nFRAG6: inuse x\n").unwrap();
+        assert_eq!(sockets(counts.to_str().unwrap()), 3);
+        assert_eq!(sockets("/no/such/file"), 0);
     }
 }

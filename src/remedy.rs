@@ -2,11 +2,12 @@
 //! business.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::process::{ChildStderr, Command};
 use tokio::time::timeout;
 
 use crate::domain::observation::clean;
@@ -16,7 +17,9 @@ use crate::domain::recovery::Action;
 /// Longest an action may take: our choice, a restart of a service takes less.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What is read of a failed program's words: our choice.
-const WORDS_BYTES: u64 = 4096;
+const WORDS_BYTES: usize = 4096;
+/// How long they are waited for after its end: our choice.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Carries out `action` about `outage`.
 ///
@@ -77,18 +80,27 @@ async fn run(command: &[String], outage: &Outage) -> Result<(), String> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("cannot be started: {}", error.kind()))?;
-    let mut words = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // No more than a few words, and the rest thrown away, so that a talkative program is not held up.
-        let mut stderr = stderr.take(WORDS_BYTES);
-        let _ = stderr.read_to_end(&mut words).await;
-        let _ = tokio::io::copy(&mut stderr.into_inner(), &mut tokio::io::sink()).await;
-    }
+    let words = Arc::<Mutex<Vec<u8>>>::default();
+    let reading = child.stderr.take().map(|stderr| tokio::spawn(keep_words(stderr, words.clone())));
     let status = child.wait().await.map_err(|error| format!("lost: {}", error.kind()))?;
+    if let Some(reading) = reading {
+        // What it leaves running may hold on to its words for ever.
+        let _ = timeout(LAST_WORDS, reading).await;
+    }
     if status.success() {
         return Ok(());
     }
-    let words = clean(&String::from_utf8_lossy(&words));
+    let words = clean(&String::from_utf8_lossy(&words.lock().unwrap_or_else(PoisonError::into_inner)));
     let code = status.code().map_or_else(|| "a signal".to_owned(), |code| format!("code {code}"));
     Err(if words.is_empty() { format!("ended with {code}") } else { format!("ended with {code}: {words}") })
+}
+
+/// Keeps the first words, and throws the rest away, so that a talkative program is not held up.
+async fn keep_words(mut stderr: ChildStderr, words: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = WORDS_BYTES.saturating_sub(words.len());
+        words.extend(buffer.iter().take(count.min(room)));
+    }
 }

@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ApiState;
@@ -17,7 +18,7 @@ use super::error::{ApiError, Invalid};
 use super::health::named;
 use super::input::{Asked, object, unknown_field};
 use super::lists;
-use crate::domain::alert::{Acknowledgement, Alert, AlertType, Component, Severity, Told};
+use crate::domain::alert::{Acknowledgement, Alert, AlertRecord, AlertType, Component, Severity, Told};
 use crate::domain::maintenance::spec::instant;
 use crate::domain::notification::Delivery;
 use crate::domain::observation::{clean, is_prose};
@@ -70,6 +71,13 @@ pub(super) fn word_of_002(kind: AlertType) -> &'static str {
     }
 }
 
+/// The active list, or a page of it.
+#[derive(Serialize)]
+struct Active<'a> {
+    alerts: Vec<AlertRecord<'a>>,
+    count: usize,
+}
+
 /// `GET /alerts/active`: worst first; all of them, or a page.
 pub(super) async fn active(
     State(app): State<ApiState>,
@@ -78,11 +86,11 @@ pub(super) async fn active(
 ) -> Result<Response, ApiError> {
     let skip = asked.number("skip", 0, usize::MAX >> 1)?.unwrap_or(0);
     let limit = asked.number("limit", 1, 1000)?.unwrap_or(usize::MAX);
-    let filter = filter(&asked)?;
+    let filter = filter(&app, &asked)?;
     let alerts = app.engine.live.alerts();
     let matching: Vec<&Alert> = alerts.iter().map(AsRef::as_ref).filter(|alert| takes(&filter, alert)).collect();
-    let page: Vec<_> = matching.iter().skip(skip).take(limit).map(|alert| alert.record()).collect();
-    lists::by_content(&headers, &json!({"alerts": page, "count": matching.len()}))
+    let page = matching.iter().skip(skip).take(limit).map(|alert| alert.record()).collect();
+    lists::by_content(&headers, &Active { alerts: page, count: matching.len() })
 }
 
 /// `GET /alerts/history`: the last ones by first trigger, oldest first, with what receivers were told.
@@ -93,7 +101,7 @@ pub(super) async fn history(
 ) -> Result<Response, ApiError> {
     let limit = clamped(&asked)?;
     let skip = asked.number("skip", 0, usize::MAX >> 1)?.unwrap_or(0);
-    let page = app.engine.records.alerts(filter(&asked)?, skip, limit).await.map_err(unreadable)?;
+    let page = app.engine.records.alerts(filter(&app, &asked)?, skip, limit).await.map_err(unreadable)?;
     let mut alerts = shown(&app, &page.alerts).await?;
     alerts.reverse();
     lists::by_content(
@@ -108,7 +116,7 @@ pub(super) async fn newest(
     asked: Asked,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let page = app.engine.records.alerts(filter(&asked)?, 0, clamped(&asked)?).await.map_err(unreadable)?;
+    let page = app.engine.records.alerts(filter(&app, &asked)?, 0, clamped(&asked)?).await.map_err(unreadable)?;
     let alerts: Vec<_> = page.alerts.iter().map(Alert::record).collect();
     lists::by_content(&headers, &json!({"total": page.total, "alerts": alerts}))
 }
@@ -128,10 +136,15 @@ fn clamped(asked: &Asked) -> Result<usize, ApiError> {
     Ok(usize::try_from(number.clamp(1, HISTORY_MOST as i128)).unwrap_or(HISTORY_MOST))
 }
 
-fn filter(asked: &Asked) -> Result<AlertFilter, ApiError> {
+fn filter(app: &ApiState, asked: &Asked) -> Result<AlertFilter, ApiError> {
     let (from, to) = (asked.instant("start_time")?, asked.instant("end_time")?);
     asked.in_order(from, to)?;
-    let component = |text: &str| Component::parse(text);
+    // Stored as registered, looked for ignoring case.
+    let component = |text: &str| {
+        let parsed = Component::parse(text)?;
+        let known = parsed.service().and_then(|name| app.engine.live.find(name));
+        Some(known.map_or(parsed, |watched| Component::Service(watched.service().name.clone())))
+    };
     let either = asked.choice("component", "the known components and services", component)?;
     let words = "low, medium, high, critical";
     let severity = asked.choice("severity", words, |text| {
@@ -151,7 +164,7 @@ fn filter(asked: &Asked) -> Result<AlertFilter, ApiError> {
 
 /// The same rules for what is at hand.
 fn takes(filter: &AlertFilter, alert: &Alert) -> bool {
-    filter.component.as_ref().is_none_or(|component| alert.component.as_str().eq_ignore_ascii_case(component.as_str()))
+    filter.component.as_ref().is_none_or(|component| alert.component == *component)
         && filter.severity.is_none_or(|severity| alert.severity == severity)
         && filter.kind.is_none_or(|kind| alert.kind == kind)
         && filter.living.is_none_or(|living| alert.is_living() == living)
@@ -238,7 +251,8 @@ pub(super) async fn clear(
 ) -> Result<Json<Value>, ApiError> {
     super::input::nothing(&body)?;
     let id = named(id);
-    match done(&app, &id, Act::Clear).await? {
+    let done = done(&app, &id, Act::Clear).await;
+    match done.map_err(|_| ApiError::Unavailable("Alert manager not available"))? {
         Ok(_) => Ok(Json(json!({"status": "ok", "message": format!("Alert {} cleared", clean(&id))}))),
         Err(_) => Err(not_found(&id)),
     }

@@ -16,7 +16,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 use serde::Serialize;
-use serde_json::Value;
+
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::ApiState;
 use super::error::{ApiError, Invalid};
 use super::input::Asked;
-use crate::domain::event::{Event, EventKind};
+use crate::domain::event::{Event, EventKind, Payload};
 use crate::domain::service::ServiceName;
 use crate::domain::time::Stamp;
 use crate::engine::Engine;
@@ -205,7 +205,7 @@ struct Envelope<'a> {
     /// Reserved for replicas.
     fencing_token: Option<u64>,
     correlation_id: Option<Uuid>,
-    payload: &'a Value,
+    payload: &'a Payload,
 }
 
 fn frame(event: &Logged, instance: &str) -> Bytes {

@@ -133,7 +133,7 @@ fn itself(app: &ApiState) -> Value {
         if trouble.as_ref().is_some_and(|trouble| trouble.not_durable) { "none" } else { engine.records.durability() };
     json!({
         "status": if problems.is_empty() { "healthy" } else { "degraded" },
-        "monitoring_active": engine.is_monitoring() && !engine.is_draining(),
+        "monitoring_active": engine.is_active(),
         "impaired": impaired,
         "instance": engine.config().instance,
         "lease": null,

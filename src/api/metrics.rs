@@ -230,7 +230,7 @@ fn body(app: &ApiState) -> MetricsBody {
         custom_metrics: json!({
             "total_registered_services": roster.watched.len() - infrastructure,
             "total_registered_dependencies": infrastructure,
-            "monitoring_active": !app.engine.is_draining(),
+            "monitoring_active": app.engine.is_active(),
             "health_check_success_rate": success,
         }),
         services,

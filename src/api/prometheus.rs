@@ -195,7 +195,7 @@ impl Snapshot {
             let up = f64::from(u8::from(redis == RedisState::Connected));
             family(to, "infra_redis_up", "The shared copy in Redis can be written", gauge)?.gauge(&[], up)?;
         }
-        let active = f64::from(u8::from(engine.is_monitoring() && !engine.is_draining()));
+        let active = f64::from(u8::from(engine.is_active()));
         family(to, "infra_monitoring_active", "Services are checked and alerts are raised", gauge)?
             .gauge(&[], active)?;
         let records = f64::from(u8::from(engine.commit.trouble().is_none()));

@@ -259,7 +259,7 @@ fn detailed_of(app: &ApiState, rows: &Rows) -> Detailed {
             "success_rate": (day.checks > 0).then(|| round6(day.healthy as f64 / day.checks as f64)),
         }),
         last_updated: Stamp(rows.at),
-        monitoring_active: !app.engine.is_draining(),
+        monitoring_active: app.engine.is_active(),
     }
 }
 
@@ -302,7 +302,7 @@ pub(super) async fn status(State(app): State<ApiState>, headers: HeaderMap) -> R
                 "unknown_services": counts.unknown,
             },
             "uptime_seconds": app.uptime_s(),
-            "monitoring_active": !app.engine.is_draining(),
+            "monitoring_active": app.engine.is_active(),
         })
     })
     .await

@@ -217,6 +217,12 @@ impl Layers {
     pub fn beside(mut self, running: &Self) -> (Self, Vec<String>) {
         let mut kept = Vec::new();
         // Receivers and routes are those of the start.
+        for (section, key) in TABLES {
+            let place = (section.to_owned(), key.to_owned());
+            if self.tables.get(&place) != running.tables.get(&place) {
+                kept.push(format!("{section}.{key}"));
+            }
+        }
         self.tables.clone_from(&running.tables);
         let mut places: Vec<Key> = self.settings.keys().chain(running.settings.keys()).cloned().collect();
         places.sort();

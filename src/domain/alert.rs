@@ -272,6 +272,9 @@ pub struct Alert {
     /// Reminders sent since it last escalated.
     #[serde(default)]
     pub reminders: u32,
+    /// Who was ever owed a message about it.
+    #[serde(default)]
+    pub receivers: Vec<String>,
 }
 
 impl Alert {

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::alert::AlertType;
@@ -118,24 +119,61 @@ pub struct Event {
     pub kind: EventKind,
     /// `None` for events about no service.
     pub service: Option<ServiceName>,
-    pub payload: Value,
+    pub payload: Payload,
+}
+
+/// What an event says, as JSON text: ten thousand of them are kept at hand, and a picture of a large fleet is megabytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload(Box<str>);
+
+impl Payload {
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    pub fn read(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<Value> for Payload {
+    fn from(value: Value) -> Self {
+        Self(value.to_string().into_boxed_str())
+    }
+}
+
+impl Serialize for Payload {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(&self.0).map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(|raw| Self(raw.into()))
+    }
 }
 
 impl Event {
     /// An event that has yet to be committed.
     pub fn new(kind: EventKind, service: Option<ServiceName>, payload: Value, at: DateTime<Utc>) -> Self {
-        Self { id: Uuid::now_v7(), sequence: 0, at, kind, service, payload }
+        Self { id: Uuid::now_v7(), sequence: 0, at, kind, service, payload: payload.into() }
     }
 
     /// What it has in common with others: the outage or the maintenance window it is about.
     pub fn correlation(&self) -> Option<Uuid> {
-        let id = |field: &str| self.payload.get(field).and_then(Value::as_str)?.parse().ok();
+        let payload = self.payload.read();
+        let id = |field: &str| payload.get(field).and_then(Value::as_str)?.parse().ok();
         id("outage_id").or_else(|| id("id"))
     }
 
     /// Its type and sentence on the dashboard of source 000, if it belongs there (CONTRACT.md 9.4).
     pub fn line(&self) -> Option<(&'static str, String)> {
-        let text = |field: &str| self.payload.get(field).and_then(Value::as_str);
+        if !matches!(self.kind, EventKind::StatusChanged | EventKind::AlertRaised) {
+            return None;
+        }
+        let payload = self.payload.read();
+        let text = |field: &str| payload.get(field).and_then(Value::as_str);
         match self.kind {
             EventKind::StatusChanged => {
                 let (from, to) = (text("from").and_then(Status::parse), text("to").and_then(Status::parse)?);
@@ -145,7 +183,7 @@ impl Event {
                     Status::Healthy if from != Some(Status::Unknown) => "service_healthy",
                     Status::Healthy | Status::Unknown => return None,
                 };
-                let issues = self.payload.get("issues").and_then(Value::as_array);
+                let issues = payload.get("issues").and_then(Value::as_array);
                 let issues: Vec<&str> = issues.into_iter().flatten().filter_map(Value::as_str).collect();
                 let why = if issues.is_empty() { "Status changed".to_owned() } else { issues.join(", ") };
                 Some((kind, format!("Service {}: {why}", to.as_str())))

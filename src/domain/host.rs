@@ -162,7 +162,7 @@ pub struct Vitals {
     pub load_average: [f64; 3],
     pub memory: Sides<Memory>,
     pub interfaces: Vec<Interface>,
-    /// TCP connections, without listeners.
+    /// TCP sockets in use, listeners among them.
     pub connections: u64,
     pub uptime: Duration,
 }

@@ -1,5 +1,8 @@
-//! Is it them, or is it us? What reference targets and the sum of all checks say about the monitor's own network and
-//! resolver (CONTRACT.md 7.5).
+//! Is it them, or is it us? What reference targets and the sum of all failures say about the monitor's own network
+//! (CONTRACT.md 7.5).
+//!
+//! Why no rule of our own about the resolver: names that are gone with their services look the same. A reference target
+//! given by name tells of it.
 
 use std::collections::VecDeque;
 
@@ -10,8 +13,8 @@ const GOOD_ROUNDS: u32 = 2;
 /// Rounds in a row without any answer that are told although no service has failed: our choice, one lost packet to a
 /// single target is no news.
 const SILENT_ROUNDS: u32 = 2;
-/// Fewer services or checks than this prove nothing about ourselves: CONTRACT.md 7.5.
-const AT_LEAST: u32 = 5;
+/// Fewer services than this prove nothing about ourselves: CONTRACT.md 7.5.
+const AT_LEAST: usize = 5;
 
 /// How the reference targets stand, from round to round.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,6 +23,7 @@ pub struct References {
     failing: usize,
     silent_rounds: u32,
     good_rounds: u32,
+    rounds: u32,
     impaired_since: Option<DateTime<Utc>>,
 }
 
@@ -30,13 +34,9 @@ impl References {
         self.failing = answered.iter().filter(|answered| !**answered).count();
         // None configured never means that all of them fail.
         if self.failing < self.configured || self.configured == 0 {
-            self.silent_rounds = 0;
-            self.good_rounds += 1;
-            if self.good_rounds >= GOOD_ROUNDS {
-                self.impaired_since = None;
-            }
-            return;
+            return self.take_answer();
         }
+        self.rounds += 1;
         self.good_rounds = 0;
         self.silent_rounds += 1;
         if asked || self.silent_rounds >= SILENT_ROUNDS {
@@ -44,9 +44,24 @@ impl References {
         }
     }
 
-    /// No reference target answered in the latest round.
+    /// Takes in that one of them answered, which is all a round has to find out.
+    pub fn take_answer(&mut self) {
+        self.rounds += 1;
+        self.silent_rounds = 0;
+        self.good_rounds += 1;
+        if self.good_rounds >= GOOD_ROUNDS {
+            self.impaired_since = None;
+        }
+    }
+
+    /// Enough rounds were made to say that our network is whole, or there is nothing to ask.
+    pub fn is_settled(&self, targets: usize) -> bool {
+        targets == 0 || self.rounds >= GOOD_ROUNDS
+    }
+
+    /// No reference target answered in the latest round, or it is not sure yet that they answer again.
     pub fn is_silent(&self) -> bool {
-        self.silent_rounds > 0
+        self.silent_rounds > 0 || self.impaired_since.is_some()
     }
 
     pub fn impaired_since(&self) -> Option<DateTime<Utc>> {
@@ -59,62 +74,37 @@ impl References {
     }
 }
 
-/// What a check says about our own network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
-    /// An answer, or a failure that is the target's own.
-    Whole,
-    /// The name was not resolved.
-    Unresolved,
-    /// No answer, for other reasons of the network.
-    Silent,
-}
-
-/// Checks of one second.
+/// Services that were up and failed for reasons of the network, within one second.
 #[derive(Debug, Clone, Copy, Default)]
 struct Second {
     at: i64,
-    checks: u32,
-    unresolved: u32,
-    /// Services that were up and failed for reasons of the network.
-    newly_failed: u32,
+    newly_failed: usize,
 }
 
-/// The checks of the latest seconds, counted.
+/// Such failures of the latest seconds.
 #[derive(Debug, Clone, Default)]
 pub struct Tide(VecDeque<Second>);
 
 impl Tide {
-    /// Counts a check. `was_up`: its service was.
-    pub fn count(&mut self, now: DateTime<Utc>, window_s: i64, sign: Sign, was_up: bool) {
+    /// Counts a service that was up and has failed.
+    pub fn count(&mut self, now: DateTime<Utc>, window_s: i64) {
         let at = now.timestamp();
         if self.0.back().is_none_or(|second| second.at != at) {
-            self.0.push_back(Second { at, ..Second::default() });
+            self.0.push_back(Second { at, newly_failed: 0 });
         }
         // Seconds that lie ahead are those before the wall clock was set back.
         self.0.retain(|second| second.at > at - window_s && second.at <= at);
         if let Some(second) = self.0.back_mut() {
-            second.checks += 1;
-            second.unresolved += u32::from(sign == Sign::Unresolved);
-            second.newly_failed += u32::from(sign != Sign::Whole && was_up);
+            second.newly_failed += 1;
         }
-    }
-
-    fn sum(&self, now: DateTime<Utc>, window_s: i64, of: impl Fn(&Second) -> u32) -> u32 {
-        let at = now.timestamp();
-        self.0.iter().filter(|second| second.at > at - window_s && second.at <= at).map(of).sum()
-    }
-
-    /// More than half of the latest checks could not resolve a name: the resolver is ours.
-    pub fn is_unresolved(&self, now: DateTime<Utc>, window_s: i64) -> bool {
-        let unresolved = self.sum(now, window_s, |second| second.unresolved);
-        unresolved >= AT_LEAST && unresolved * 2 > self.sum(now, window_s, |second| second.checks)
     }
 
     /// More than half of the services, `up` of which are left, failed of late for reasons of the network.
     pub fn is_mass(&self, now: DateTime<Utc>, window_s: i64, up: usize) -> bool {
-        let failed = self.sum(now, window_s, |second| second.newly_failed) as usize;
-        failed + up >= AT_LEAST as usize && failed > up
+        let at = now.timestamp();
+        let recent = self.0.iter().filter(|second| second.at > at - window_s && second.at <= at);
+        let failed: usize = recent.map(|second| second.newly_failed).sum();
+        failed + up >= AT_LEAST && failed > up
     }
 }
 
@@ -144,20 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn a_resolver_that_fails_for_most_is_ours() {
-        let mut tide = Tide::default();
-        let now = from_ms(100_000);
-        for _ in 0..4 {
-            tide.count(now, 30, Sign::Unresolved, true);
-        }
-        assert!(!tide.is_unresolved(now, 30), "four prove nothing");
-        tide.count(now, 30, Sign::Unresolved, true);
-        assert!(tide.is_unresolved(now, 30));
-        for _ in 0..5 {
-            tide.count(now, 30, Sign::Whole, true);
-        }
-        assert!(!tide.is_unresolved(now, 30), "half is not more than half");
-        assert!(!tide.is_unresolved(from_ms(131_000), 30), "long ago");
+    fn one_answer_is_not_enough_to_accuse_again_and_a_start_says_nothing() {
+        let mut references = References::default();
+        assert!(!references.is_settled(1) && references.is_settled(0));
+        references.take(&[false], true, from_ms(1000));
+        references.take_answer();
+        assert!(references.is_silent(), "one of two");
+        references.take_answer();
+        assert!(!references.is_silent() && references.is_settled(1));
     }
 
     #[test]
@@ -165,11 +149,11 @@ mod tests {
         let mut tide = Tide::default();
         let now = from_ms(100_000);
         for _ in 0..3 {
-            tide.count(now, 30, Sign::Silent, true);
-            tide.count(now, 30, Sign::Silent, false);
+            tide.count(now, 30);
         }
         assert!(tide.is_mass(now, 30, 2));
         assert!(!tide.is_mass(now, 30, 3));
         assert!(!tide.is_mass(now, 30, 1), "fewer than five services");
+        assert!(!tide.is_mass(from_ms(131_000), 30, 2), "long ago");
     }
 }

@@ -21,6 +21,7 @@ use super::notification::{Notice, NoticeKind};
 use super::outage::Outage;
 use super::policy::AlertPolicy;
 use super::registry::Registry;
+use super::routing::Routing;
 use super::service::{Service, ServiceName};
 use super::state::ServiceState;
 use super::status::Status;
@@ -80,12 +81,16 @@ struct Failed {
 #[derive(Debug, Default)]
 pub struct Judge {
     alerts: BTreeMap<Key, Alert>,
+    /// Where each living alert is, by its id.
+    ids: HashMap<String, Key>,
     past: HashMap<Key, Past>,
     failed: HashMap<ServiceName, Failed>,
     /// Rises when that changes.
     turns: u64,
     /// What the rules over all services were last judged at: the turn, and when.
     fleet_judged: Option<(u64, DateTime<Utc>)>,
+    /// The one root that explained every failure, at a turn.
+    one_root: Option<(u64, Option<ServiceName>)>,
     sequences: HashMap<Component, u64>,
 }
 
@@ -94,9 +99,11 @@ pub struct Judge {
 pub struct Decision {
     /// Alerts as they are now; resolved ones for the last time.
     pub changed: Vec<Alert>,
+    /// Where each of them is in that list.
+    places: HashMap<String, usize>,
     pub notices: Vec<Notice>,
-    /// Ids of alerts whose unsent messages are to be withdrawn.
-    pub withdrawn: Vec<String>,
+    /// Alerts whose messages that nobody has tried to send are to be withdrawn, from this number on.
+    pub withdrawn: Vec<(String, u64)>,
     /// What happened to alerts, in order: for the event log.
     pub happened: Vec<(EventKind, Alert)>,
 }
@@ -107,9 +114,12 @@ impl Decision {
     }
 
     fn note(&mut self, alert: &Alert) {
-        match self.changed.iter_mut().find(|changed| changed.id == alert.id) {
+        match self.places.get(&alert.id).and_then(|place| self.changed.get_mut(*place)) {
             Some(changed) => changed.clone_from(alert),
-            None => self.changed.push(alert.clone()),
+            None => {
+                self.places.insert(alert.id.clone(), self.changed.len());
+                self.changed.push(alert.clone());
+            }
         }
     }
 }
@@ -130,6 +140,7 @@ struct Condition {
 pub struct Bench<'a> {
     pub registry: &'a Registry,
     pub policy: &'a AlertPolicy,
+    pub routing: &'a Routing,
     /// The maintenance windows in force now.
     pub windows: &'a InForce,
     pub now: DateTime<Utc>,
@@ -153,7 +164,7 @@ impl Judge {
             judge.remember(alert);
         }
         for alert in living {
-            judge.alerts.insert((alert.component.clone(), alert.kind), alert);
+            judge.insert(alert);
         }
         judge
     }
@@ -163,6 +174,12 @@ impl Judge {
         if let Some(failed) = failed(state) {
             self.failed.insert(service.name.clone(), failed);
         }
+    }
+
+    fn insert(&mut self, alert: Alert) {
+        let key = (alert.component.clone(), alert.kind);
+        self.ids.insert(alert.id.clone(), key.clone());
+        self.alerts.insert(key, alert);
     }
 
     pub fn alerts(&self) -> impl Iterator<Item = &Alert> {
@@ -284,6 +301,7 @@ impl Judge {
     /// `erased`: services of which nothing is remembered.
     pub fn after_change(&mut self, bench: Bench<'_>, erased: &[ServiceName]) -> Decision {
         let mut decision = Decision::default();
+        self.turns += 1;
         let watched = |name: &ServiceName| bench.registry.find(name).filter(|service| service.active);
         let components: Vec<ServiceName> =
             self.alerts.keys().filter_map(|(component, _)| component.service().cloned()).collect();
@@ -331,6 +349,7 @@ impl Judge {
         let mut decision = Decision::default();
         let told = Telling { service: Some(service), from: status, to: status, ended: Some(closed) };
         self.failed.remove(&service.name);
+        self.turns += 1;
         for kind in [AlertType::ServiceDown, AlertType::InfrastructureDown, AlertType::LongOutage] {
             self.resolve(bench, &mut decision, &(Component::Service(service.name.clone()), kind), told);
         }
@@ -355,6 +374,7 @@ impl Judge {
         for kind in AlertType::OF_SERVICES.iter().copied() {
             self.resolve(bench, &mut decision, &(Component::Service(name.clone()), kind), told);
         }
+        self.turns += 1;
         if self.failed.remove(name).is_some() {
             self.dependents_of(bench, &mut decision, name, false);
         }
@@ -462,12 +482,13 @@ impl Judge {
         let set_aside = |past: &Past| {
             past.by_hand && past.resolved_at.is_some_and(|at| at <= now && now < at + bench.policy.cooldown)
         };
-        if is_new && past.is_some_and(set_aside) {
+        // Each emergency stop is an occurrence of its own.
+        if is_new && key.1 != AlertType::EssTripped && past.is_some_and(set_aside) {
             return;
         }
         if is_new {
             let alert = new_alert(&key, &condition, past, bench);
-            self.alerts.insert(key.clone(), alert);
+            self.insert(alert);
         }
         let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
         let Some(alert) = self.alerts.get_mut(&key) else {
@@ -496,7 +517,7 @@ impl Judge {
         // A held-back alert rises in silence; a raise that is still on its way takes the rise along (group wait).
         let silent = waits || alert.cleared || alert.told == Told::No || alert.suppressed_by.is_some();
         if rises && !silent && sendable(alert, bench.policy) {
-            owe(alert, sequence, &mut self.sequences, now);
+            owe(alert, sequence, &mut self.sequences, bench);
             decision.notices.push(told.notice(NoticeKind::AlertSeverityRaised, alert, open_outage, now));
         }
         self.tell_if_due(bench, decision, &key, told);
@@ -534,13 +555,15 @@ impl Judge {
         alert.told = Told::Owed;
         alert.updated_at = bench.now;
         alert.escalates_from = Some(bench.now);
-        owe(alert, sequence, &mut self.sequences, bench.now);
+        owe(alert, sequence, &mut self.sequences, bench);
         decision.notices.push(told.notice(NoticeKind::AlertRaised, alert, outage, bench.now));
         decision.note(alert);
     }
 
     fn resolve(&mut self, bench: Bench<'_>, decision: &mut Decision, key: &Key, told: Telling<'_>) {
-        let Some(mut alert) = self.alerts.remove(key) else {
+        let removed = self.alerts.remove(key);
+        removed.iter().for_each(|alert| drop(self.ids.remove(&alert.id)));
+        let Some(mut alert) = removed else {
             // The condition is over: when it comes back, that is news.
             if let Some(past) = self.past.get_mut(key) {
                 past.by_hand = false;
@@ -551,9 +574,9 @@ impl Judge {
         alert.resolved_at = Some(bench.now);
         alert.updated_at = bench.now;
         // Its resolve is told whenever its raise was; one that was never told goes in silence.
-        if alert.told != Told::No {
+        if alert.told != Told::No && bench.policy.enabled {
             let sequence = self.sequences.get(&key.0).copied().unwrap_or(0);
-            owe(&mut alert, sequence, &mut self.sequences, bench.now);
+            owe(&mut alert, sequence, &mut self.sequences, bench);
             decision.notices.push(told.notice(NoticeKind::AlertResolved, &alert, told.ended.cloned(), bench.now));
         }
         self.remember(&alert);
@@ -768,6 +791,7 @@ fn new_alert(key: &Key, condition: &Condition, past: Option<&Past>, bench: Bench
         resolved_by: None,
         resolution_note: None,
         reminders: 0,
+        receivers: Vec::new(),
     }
 }
 
@@ -776,16 +800,28 @@ fn sendable(alert: &Alert, policy: &AlertPolicy) -> bool {
     policy.enabled && (alert.severity >= policy.min_severity || alert.kind == AlertType::Flapping)
 }
 
-fn owe(alert: &mut Alert, sequence: u64, sequences: &mut HashMap<Component, u64>, now: DateTime<Utc>) {
+/// Another message about `alert`: to those its routes lead to now, and to everyone who was told of it before, so that
+/// whoever heard of the beginning hears of the end.
+fn owe(alert: &mut Alert, sequence: u64, sequences: &mut HashMap<Component, u64>, bench: Bench<'_>) {
     alert.sequence = sequence + 1;
-    alert.last_notified = Some(now);
+    alert.last_notified = Some(bench.now);
     sequences.insert(alert.component.clone(), alert.sequence);
+    let is_end = alert.status == AlertStatus::Resolved;
+    if is_end && !alert.receivers.is_empty() {
+        return;
+    }
+    let service = alert.component.service().and_then(|name| bench.registry.find(name));
+    for receiver in bench.routing.receivers_of(alert, service.map(|service| &**service)) {
+        if !alert.receivers.iter().any(|known| known == receiver) {
+            alert.receivers.push(receiver.to_owned());
+        }
+    }
 }
 
 /// Holds back an alert for the sake of another; what was owed and not sent is withdrawn.
 fn withdraw(alert: &mut Alert, decision: &mut Decision, by: String, root: Option<ServiceName>) {
     if alert.told == Told::Owed {
-        decision.withdrawn.push(alert.id.clone());
+        decision.withdrawn.push((alert.id.clone(), 0));
         decision.notices.retain(|notice| notice.alert.id != alert.id);
         alert.told = Told::No;
         alert.last_notified = None;
@@ -809,6 +845,7 @@ pub fn sample_alert(component: &str, severity: Severity) -> Alert {
     let bench = Bench {
         registry: &Registry::default(),
         policy: &policy,
+        routing: &Routing::default(),
         windows: &InForce::default(),
         now: DateTime::UNIX_EPOCH,
     };

@@ -165,6 +165,12 @@ impl Notification {
         many.chain(self.digest.is_none().then_some(self.notice.alert.id.as_str()))
     }
 
+    /// How bad it is; of a digest, the worst of its alerts.
+    pub fn severity(&self) -> Severity {
+        let items = self.digest.iter().flat_map(|digest| digest.items.iter().map(|item| item.severity));
+        items.max().unwrap_or(self.notice.alert.severity)
+    }
+
     /// One line that says it all.
     pub fn title(&self) -> String {
         if let Some(digest) = &self.digest {

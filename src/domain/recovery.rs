@@ -197,8 +197,9 @@ impl Ledger {
         if self.dealt_with.contains(&outage.id) || span(outage.confirmed, now) < recovery.delay {
             return Step::Wait;
         }
-        if let Some(root) = root {
-            return Step::Skip(format!("{root}, which it depends on, has failed"));
+        // What it depends on has failed: it may come back with it, and if not, its turn comes then.
+        if root.is_some() {
+            return Step::Wait;
         }
         self.latest.retain(|at| span(*at, now) < HOUR);
         let ran = self.by_service.get(&outage.service).copied();
@@ -271,7 +272,7 @@ mod tests {
         assert_eq!(run(&mut ledger, &first, None, 106, 2), "wait", "once for each outage");
         assert_eq!(run(&mut ledger, &outage("a", 130), None, 140, 2), "skip", "in its cooldown");
         let root = ServiceName::new("db").unwrap();
-        assert_eq!(run(&mut ledger, &outage("b", 130), Some(&root), 140, 2), "skip", "its root is at fault");
+        assert_eq!(run(&mut ledger, &outage("b", 130), Some(&root), 140, 2), "wait", "its root is at fault");
         assert_eq!(run(&mut ledger, &outage("c", 130), None, 140, 2), "run");
         assert_eq!(run(&mut ledger, &outage("d", 130), None, 141, 2), "skip", "two an hour");
         assert_eq!(run(&mut ledger, &outage("e", 130), None, 3705, 2), "run", "the first is an hour ago");

@@ -6,6 +6,9 @@ use chrono_tz::Tz;
 use super::alert::{Alert, AlertType, Severity};
 use super::service::Service;
 
+/// The receiver that is always there: the log.
+pub const LOG: &str = "log";
+
 /// One route. An alert takes it when every list that is not empty has a match.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Route {

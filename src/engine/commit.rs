@@ -51,8 +51,8 @@ pub struct Transition {
     pub outages: Vec<Outage>,
     pub alerts: Vec<Alert>,
     pub owed: Vec<Notification>,
-    /// Alerts whose unsent messages are taken back.
-    pub withdrawn: Vec<String>,
+    /// Alerts whose messages that nobody has tried to send are taken back, from this number on.
+    pub withdrawn: Vec<(String, u64)>,
     pub events: Vec<Event>,
     /// Services whose state is written as it is when the transition comes up.
     pub saved: Vec<Arc<Watched>>,

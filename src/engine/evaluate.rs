@@ -71,11 +71,13 @@ impl Engine {
         let config = self.config();
         let committed = self.decide(|judge| {
             let bench = self.bench(&config, &roster.registry, &in_force, now);
-            vec![
-                judge.own_trouble(bench, Component::Records, records.as_deref()),
-                judge.own_trouble(bench, Component::Monitor, impairment.as_deref()),
-                judge.on_time(bench),
-            ]
+            let mut decisions = vec![judge.own_trouble(bench, Component::Records, records.as_deref())];
+            // After a start nothing ends before it was looked at anew.
+            if impairment.is_some() || self.knows_itself() {
+                decisions.push(judge.own_trouble(bench, Component::Monitor, impairment.as_deref()));
+            }
+            decisions.push(judge.on_time(bench));
+            decisions
         });
         if let Some(committed) = committed {
             // An answer that never comes means that the monitor is ending.
@@ -92,7 +94,7 @@ impl Engine {
         let committed = self.decide(|judge| {
             let bench = self.bench(&config, &roster.registry, &in_force, now);
             let mut decisions = vec![judge.fleet(bench)];
-            decisions.extend(trouble.map(|trouble| judge.system(bench, trouble)));
+            decisions.extend(trouble.map(|trouble| judge.system(bench, trouble, self.knows_latency())));
             for resource in Resource::ALL {
                 let limit = config.host.limit(resource);
                 let trouble = match host.judged(resource) {

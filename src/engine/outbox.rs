@@ -23,6 +23,7 @@ use super::{Engine, held};
 use crate::domain::alert::{Alert, Severity, Told};
 use crate::domain::judge::sample_alert;
 use crate::domain::notification::{Digest, DigestItem, Joined, Notice, NoticeKind, Notification, join};
+use crate::domain::routing::QuietHours;
 use crate::domain::status::Status;
 use crate::domain::time::{Stamp, span};
 use crate::notify::{DeliveryError, Message, NotifyConfig, Receiver};
@@ -52,6 +53,8 @@ pub struct Outbox {
     merge_after: Duration,
     beat: Mutex<Beat>,
     passed: Notify,
+    /// Dead letters are sent again one round at a time.
+    replaying: tokio::sync::Mutex<()>,
 }
 
 /// A heartbeat on its way past every lane.
@@ -195,6 +198,7 @@ impl Outbox {
             merge_after: config.merge_after,
             beat: Mutex::default(),
             passed: Notify::new(),
+            replaying: tokio::sync::Mutex::default(),
         }
     }
 
@@ -232,38 +236,41 @@ impl Outbox {
         }
     }
 
-    /// Takes back what was not sent about an alert, and says which rows that were. From a digest that was not tried yet
-    /// it is struck; such a digest is returned, to be stored as it is now.
-    pub fn withdraw(&self, alert_id: &str) -> (Vec<String>, Vec<Notification>) {
+    /// Takes back what nobody has tried to send about alerts, from a number on: what was tried may have arrived. Says which
+    /// rows that were. From a digest it is struck; such a digest is returned, to be stored as it is now.
+    pub fn withdraw(&self, alerts: &[(String, u64)]) -> (Vec<String>, Vec<Notification>) {
         let (mut taken, mut changed) = (Vec::new(), Vec::new());
+        let from: HashMap<&str, u64> = alerts.iter().map(|(id, from)| (id.as_str(), *from)).collect();
+        if from.is_empty() {
+            return (taken, changed);
+        }
         for lane in &self.lanes {
             let mut rows = lane.rows();
-            if rows.in_flight.contains(alert_id) {
-                continue;
-            }
             let Rows { owed, attempts, .. } = &mut *rows;
             owed.retain_mut(|row| {
-                let subject = row.subject().to_owned();
-                match &mut row.notification.digest {
-                    None if subject != alert_id => true,
-                    Some(digest) if !attempts.contains_key(&subject) => {
-                        let before = digest.items.len();
-                        digest.items.retain(|item| item.alert_id != alert_id);
-                        if digest.items.len() < before && !digest.items.is_empty() {
-                            changed.push(row.notification.clone());
-                            return true;
-                        }
-                        if digest.items.is_empty() {
-                            taken.push(row.notification.id.clone());
-                        }
-                        !digest.items.is_empty()
-                    }
-                    Some(_) => true,
-                    None => {
-                        taken.push(row.notification.id.clone());
-                        false
-                    }
+                if attempts.contains_key(row.subject()) {
+                    return true;
                 }
+                let mut is_struck = false;
+                let gone = match &mut row.notification.digest {
+                    None => {
+                        let alert = &row.notification.notice.alert;
+                        from.get(alert.id.as_str()).is_some_and(|from| alert.sequence >= *from)
+                    }
+                    Some(digest) => {
+                        let before = digest.items.len();
+                        digest.items.retain(|item| !from.contains_key(item.alert_id.as_str()));
+                        is_struck = digest.items.len() < before;
+                        digest.items.is_empty()
+                    }
+                };
+                if is_struck && !gone {
+                    changed.push(row.notification.clone());
+                }
+                if gone {
+                    taken.push(row.notification.id.clone());
+                }
+                !gone
             });
         }
         (taken, changed)
@@ -276,7 +283,7 @@ impl Outbox {
         for lane in &self.lanes {
             let rows = lane.rows();
             depth += rows.owed.len();
-            let first = rows.owed.front().map(|row| row.notification.notice.at);
+            let first = rows.owed.iter().map(|row| row.notification.notice.at).min();
             oldest = oldest.into_iter().chain(first).min();
         }
         (depth, oldest)
@@ -345,13 +352,16 @@ impl Outbox {
             return;
         }
         *last = Instant::now();
-        let (config, roster) = (engine.config(), engine.live.roster());
-        let goes_here = |alert: &&Arc<Alert>| {
-            let service = alert.component.service().and_then(|name| roster.registry.find(name));
-            let receivers = config.notify.routing.receivers_of(alert, service.map(|service| &**service));
-            alert.told != Told::No && alert.suppressed_by.is_none() && receivers.contains(&lane.name.as_str())
+        let alerts: Vec<Arc<Alert>> = {
+            let judge = engine.judge();
+            let rows = lane.rows();
+            let owed: HashSet<&str> = rows.owed.iter().flat_map(|row| row.notification.about()).collect();
+            // What it has taken, and nothing else is on its way about.
+            let taken = |alert: &&Alert| {
+                alert.told == Told::Yes && alert.receivers.contains(&lane.name) && !owed.contains(alert.id.as_str())
+            };
+            judge.alerts().filter(taken).cloned().map(Arc::new).collect()
         };
-        let alerts: Vec<Arc<Alert>> = engine.live.alerts().iter().filter(goes_here).cloned().collect();
         if alerts.is_empty() || lane.rows().away.is_some() {
             return;
         }
@@ -424,6 +434,7 @@ impl Outbox {
         let mut rows = lane.rows();
         let allowed = if receiver.is_limited() { rows.allowance.refill(now, rate) } else { usize::MAX };
 
+        let quiet = QuietAlerts::of(&rows, receiver, wall);
         let mut seen: HashSet<&str> = HashSet::new();
         let mut groups: Vec<(bool, Vec<Notification>)> = Vec::new();
         // Alerts with news that a digest could take along, and when the next thing is due.
@@ -431,8 +442,18 @@ impl Outbox {
         let mut next_due: Option<Instant> = None;
         let sooner = |at: Instant, next: &mut Option<Instant>| *next = Some(next.map_or(at, |known| known.min(at)));
         for first in &rows.owed {
+            // Enough to know what to do: the rest need not be looked at.
+            let enough =
+                if receiver.takes_digests() { waiting > STORM && !groups.is_empty() } else { groups.len() == AT_ONCE };
+            if enough {
+                break;
+            }
             let blocked = first.notification.about().any(|id| seen.contains(id) || rows.in_flight.contains(id));
-            seen.extend(first.notification.about());
+            let is_refused = rows.refused.contains_key(first.subject());
+            // A digest that is not wanted does not stand in the way of what comes after it.
+            if !(is_refused && first.notification.digest.is_some()) {
+                seen.extend(first.notification.about());
+            }
             if blocked {
                 continue;
             }
@@ -440,14 +461,12 @@ impl Outbox {
             if let Some(refused) = rows.refused.get(first.subject()) {
                 due = due.max(refused.until);
             }
-            let quiet = receiver.quiet.as_ref();
-            let severity = first.notification.notice.alert.severity;
-            if let Some(end) = quiet.and_then(|quiet| quiet.until(wall, severity)) {
+            if let Some(end) = quiet.until(first) {
                 // Looked at again in a while: the end is a wall clock's, which may be set.
                 due = due.max(now + span(wall, end).min(LONGEST_SLEEP));
             }
-            let is_refused = rows.refused.contains_key(first.subject());
-            waiting += usize::from(first.notification.digest.is_none() && !is_refused && due <= now + group_wait);
+            let is_new = first.notification.digest.is_none() && !rows.attempts.contains_key(first.subject());
+            waiting += usize::from(is_new && due <= now + group_wait);
             if due > now {
                 sooner(due, &mut next_due);
                 continue;
@@ -470,8 +489,12 @@ impl Outbox {
             let wait = next_due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(now));
             return Next::Wait(wait.clamp(Duration::from_millis(5), LONGEST_SLEEP));
         }
-        let single_digest = groups.iter().any(|(_, group)| group.iter().any(|row| row.digest.is_some()));
-        if is_storm && !single_digest {
+        // What was tried before goes out as it is, under its key.
+        let is_old = |group: &[Notification]| {
+            group.iter().any(|row| row.digest.is_some() || rows.attempts.contains_key(subject_of(row)))
+        };
+        let some_old = groups.iter().any(|(_, group)| is_old(group));
+        if is_storm && !some_old {
             if let Some(at) = rows.next_digest.filter(|at| now < *at) {
                 return Next::Wait(at - now);
             }
@@ -479,7 +502,7 @@ impl Outbox {
             return self.gather(lane, rows, receiver, engine);
         }
         if is_storm {
-            groups.retain(|(_, group)| group.iter().all(|row| row.digest.is_some()));
+            groups.retain(|(_, group)| is_old(group));
         }
         if allowed == 0 {
             return Next::Wait(rows.allowance.wait(rate).max(Duration::from_millis(5)));
@@ -489,7 +512,9 @@ impl Outbox {
         for (merging, group) in groups {
             let Some(first) = group.first() else { continue };
             let subject = subject_of(first).to_owned();
-            match join(&group, merging) {
+            // What was tried may have arrived: its end is told.
+            let tried = rows.attempts.contains_key(&subject);
+            match join(&group, merging || tried) {
                 Some(Joined::Send { notification, closes }) => {
                     rows.in_flight.extend(notification.about().map(str::to_owned).collect::<Vec<_>>());
                     rows.allowance.left -= 1.0;
@@ -516,17 +541,15 @@ impl Outbox {
         let group_wait = engine.config().notify.group_wait;
         let mut order: Vec<String> = Vec::new();
         let mut by_alert: HashMap<String, (bool, Vec<Notification>)> = HashMap::new();
-        let blocked: HashSet<String> = rows
-            .owed
-            .iter()
-            .filter(|row| row.notification.digest.is_some() || rows.refused.contains_key(row.subject()))
-            .flat_map(|row| row.notification.about().map(str::to_owned).collect::<Vec<_>>())
-            .collect();
-        for row in &rows.owed {
+        let quiet = QuietAlerts::of(&rows, receiver, wall);
+        let digests = rows.owed.iter().filter(|row| row.notification.digest.is_some());
+        let digests = digests.filter(|row| !rows.refused.contains_key(row.subject()));
+        let blocked: HashSet<&str> = digests.flat_map(|row| row.notification.about()).collect();
+        for row in rows.owed.iter().filter(|row| row.notification.digest.is_none()) {
             let subject = row.subject();
-            let quiet = receiver.quiet.as_ref();
-            let silent = quiet.and_then(|quiet| quiet.until(wall, row.notification.notice.alert.severity)).is_some();
-            if silent || blocked.contains(subject) || rows.in_flight.contains(subject) {
+            let waits =
+                blocked.contains(subject) || rows.in_flight.contains(subject) || rows.attempts.contains_key(subject);
+            if waits || quiet.until(row).is_some() {
                 continue;
             }
             by_alert.entry(subject.to_owned()).or_insert_with(|| {
@@ -566,7 +589,7 @@ impl Outbox {
         };
         let mut notice = first.notice.clone();
         notice.kind = NoticeKind::Digest;
-        notice.at = wall;
+        notice.at = joined.iter().map(|(item, _)| item.at).min().unwrap_or(wall);
         let digest = Notification {
             id: format!("digest-{}:{}", Uuid::now_v7(), lane.name),
             channel: lane.name.clone(),
@@ -692,6 +715,33 @@ impl Lane {
     }
 }
 
+/// How bad the worst is that is owed about each alert, for a receiver that wants to be left alone at times.
+struct QuietAlerts<'a> {
+    hours: Option<&'a QuietHours>,
+    now: DateTime<Utc>,
+    worst: HashMap<String, Severity>,
+}
+
+impl<'a> QuietAlerts<'a> {
+    fn of(rows: &Rows, receiver: &'a Receiver, now: DateTime<Utc>) -> Self {
+        let mut worst: HashMap<String, Severity> = HashMap::new();
+        if receiver.quiet.is_some() {
+            for row in &rows.owed {
+                let severity = row.notification.severity();
+                let known = worst.entry(row.subject().to_owned()).or_insert(severity);
+                *known = severity.max(*known);
+            }
+        }
+        Self { hours: receiver.quiet.as_ref(), now, worst }
+    }
+
+    /// When what is owed about the alert of `row` may leave, if not now: all of it together.
+    fn until(&self, row: &Row) -> Option<DateTime<Utc>> {
+        let severity = self.worst.get(row.subject()).copied()?;
+        self.hours?.until(self.now, severity)
+    }
+}
+
 impl Row {
     fn subject(&self) -> &str {
         subject_of(&self.notification)
@@ -740,8 +790,9 @@ impl Engine {
         if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
             return Ok(None);
         }
+        let _turn = self.outbox.replaying.lock().await;
         let (mut dead, _) = self.records.dead_letters(0, REPLAYED).await?;
-        dead.retain(|row| ids.is_none_or(|ids| ids.contains(&row.id)));
+        dead.retain(|row| ids.is_none_or(|ids| ids.contains(&row.id)) && self.outbox.lane(&row.channel).is_some());
         let mut transition = Transition::default();
         transition.beside.revived = dead.iter().map(|row| row.id.clone()).collect();
         let count = dead.len();

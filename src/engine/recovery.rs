@@ -32,6 +32,10 @@ impl Engine {
                 _ = beat.tick() => {}
                 Some(_) = running.join_next() => continue,
             }
+            // Nothing is done about what is not watched, or not known.
+            if !self.is_monitoring() || self.impairment().is_some() {
+                continue;
+            }
             for (outage, recovery, root) in self.open_outages() {
                 let (now, most) = (self.clock.now(), self.config().recovery_max_per_hour);
                 let mut remedy = Remedy {

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, held};
-use crate::domain::impairment::{References, Sign, Tide};
+use crate::domain::impairment::{References, Tide};
 use crate::domain::observation::{Observation, Reason};
 use crate::domain::service::Service;
 use crate::domain::time::Stamp;
@@ -67,12 +69,25 @@ impl Engine {
         let mut latest = self.references.asking.lock().await;
         if latest.is_none_or(|began| began < since) {
             *latest = Some(Instant::now());
-            let asked = targets.iter().map(|target| async {
-                let seen = probes::observe(&self.clients, target, true, async |_| {}).await;
-                seen.reply.is_ok()
-            });
-            let answered = join_all(asked).await;
-            held(&self.references.standing).take(&answered, for_a_service, self.clock.now());
+            let asked = targets
+                .iter()
+                .map(|target| async { probes::observe(&self.clients, target, true, async |_| {}).await.reply.is_ok() });
+            if for_a_service {
+                // A verdict waits: the first answer will do.
+                let mut asked: FuturesUnordered<_> = asked.collect();
+                let mut answered = false;
+                while let (false, Some(one)) = (answered, asked.next().await) {
+                    answered = one;
+                }
+                let mut standing = held(&self.references.standing);
+                match answered {
+                    true => standing.take_answer(),
+                    false => standing.take(&vec![false; targets.len()], true, self.clock.now()),
+                }
+            } else {
+                let answered = join_all(asked).await;
+                held(&self.references.standing).take(&answered, false, self.clock.now());
+            }
         }
         held(&self.references.standing).is_silent()
     }
@@ -85,34 +100,26 @@ impl Engine {
         began: Instant,
         was_up: bool,
     ) -> Observation {
-        let (now, ended) = (self.clock.now(), Instant::now());
-        let config = self.config();
-        let window_s = i64::try_from(config.references.window.as_secs()).unwrap_or(i64::MAX).max(1);
+        let (config, ended) = (self.config(), Instant::now());
         let reason = seen.reply.as_ref().map_or_else(|failure| failure.reason, |_| Reason::Ok);
-        let sign = match reason {
-            Reason::Dns => Sign::Unresolved,
-            // Latency without an answer: overdue, and still not there.
-            Reason::ConnectTimeout | Reason::Timeout | Reason::Latency => Sign::Silent,
-            _ => Sign::Whole,
-        };
-        if sign == Sign::Silent && ended.duration_since(began) > service.timeout + STALLED {
+        // Latency without an answer: overdue, and still not there.
+        let silent = matches!(reason, Reason::ConnectTimeout | Reason::Timeout | Reason::Latency);
+        if silent && ended.duration_since(began) > service.timeout + STALLED {
             return Observation::failed(Reason::LocalResource, "the monitor itself was held up");
         }
-        let unresolved = {
-            let mut tide = held(&self.references.tide);
-            tide.count(now, window_s, sign, was_up);
-            sign == Sign::Unresolved && tide.is_unresolved(now, window_s)
-        };
-        if sign == Sign::Whole {
+        if !silent && reason != Reason::Dns {
             return seen;
         }
-        let silent = !config.references.targets.is_empty() && {
-            // While it is known that we are cut off, an answer of the latest second will do.
-            let known = held(&self.references.standing).impaired_since().is_some();
-            let since = if known { ended.checked_sub(IMPAIRED_EVERY).unwrap_or(ended) } else { ended };
-            self.ask_since(since, true).await
-        };
-        match silent || unresolved {
+        if was_up {
+            held(&self.references.tide).count(self.clock.now(), window_s(&config.references));
+        }
+        if config.references.targets.is_empty() {
+            return seen;
+        }
+        // While it is known that we are cut off, an answer of the latest second will do.
+        let known = held(&self.references.standing).impaired_since().is_some();
+        let since = if known { ended.checked_sub(IMPAIRED_EVERY).unwrap_or(ended) } else { ended };
+        match self.ask_since(since, true).await {
             true => Observation::failed(Reason::Inconclusive, "monitoring impaired"),
             false => seen,
         }
@@ -120,9 +127,6 @@ impl Engine {
 
     /// What is wrong with ourselves, if anything; a sentence.
     pub fn impairment(&self) -> Option<String> {
-        let now = self.clock.now();
-        let config = self.config();
-        let window_s = i64::try_from(config.references.window.as_secs()).unwrap_or(i64::MAX).max(1);
         let (since, count) = {
             let standing = held(&self.references.standing);
             (standing.impaired_since(), standing.counts().0)
@@ -131,10 +135,13 @@ impl Engine {
             let of = if count == 1 { "The reference target does not answer" } else { "No reference target answers" };
             return Some(format!("{of} since {}: checks without an answer are inconclusive", Stamp(since)));
         }
-        if held(&self.references.tide).is_unresolved(now, window_s) {
-            return Some("Most names cannot be resolved: the resolver of this machine fails".to_owned());
-        }
         self.has_local_trouble().then(|| "Checks fail for want of our own sockets, memory or permissions".to_owned())
+    }
+
+    /// Enough is known to say that nothing is wrong with ourselves.
+    pub(super) fn knows_itself(&self) -> bool {
+        let targets = self.config().references.targets.len();
+        held(&self.references.standing).is_settled(targets)
     }
 
     /// How many reference targets there are, and how many did not answer.
@@ -146,7 +153,7 @@ impl Engine {
     /// theirs or ours.
     pub(super) fn doubt_about_ourselves(&self) -> Option<String> {
         let config = self.config();
-        let window_s = i64::try_from(config.references.window.as_secs()).unwrap_or(i64::MAX).max(1);
+        let window_s = window_s(&config.references);
         let fleet = self.live.fleet().judged;
         let mass = held(&self.references.tide).is_mass(self.clock.now(), window_s, fleet.healthy + fleet.degraded);
         (mass && config.references.targets.is_empty()).then(|| {
@@ -154,4 +161,9 @@ impl Engine {
                 .to_owned()
         })
     }
+}
+
+/// Whole seconds, at least one.
+fn window_s(config: &ReferenceConfig) -> i64 {
+    i64::try_from(config.window.as_secs()).unwrap_or(i64::MAX).max(1)
 }

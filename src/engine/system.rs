@@ -13,7 +13,7 @@ use super::{Engine, held};
 use crate::domain::alert::{AlertType, Component};
 use crate::domain::host::{HostPolicy, HostSample, Resource};
 use crate::domain::judge::SystemTrouble;
-use crate::domain::observation::Reason;
+use crate::domain::observation::{Reason, clean};
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::status::Status;
 use crate::domain::system::{Member, Names, Outcome, SystemStatus, SystemView, Word, word};
@@ -205,8 +205,8 @@ impl Engine {
     /// Why the emergency stop is tripped, if it is.
     fn tripped(&self) -> Option<String> {
         let alert = self.live.find_alert(&Component::EmergencyStop, AlertType::EssTripped)?;
-        let reason = alert.details.facts.get("reason").and_then(Value::as_str);
-        Some(reason.unwrap_or("Unknown").to_owned())
+        let reason = alert.details.facts.get("reason").and_then(Value::as_str).map(clean);
+        Some(reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "Unknown".to_owned()))
     }
 
     /// The whole system as it stands.
@@ -251,7 +251,8 @@ impl Engine {
         }
         let rows = self.rows(false);
         let view = self.view_of(&rows);
-        let slow = [SystemStatus::Ok, SystemStatus::Degraded, SystemStatus::Critical][usize::from(turn.1 >> 8).min(2)];
+        let slow =
+            [SystemStatus::Ok, SystemStatus::Degraded, SystemStatus::Critical][(turn.1 >> 8 & 0xff).min(2) as usize];
         let confirmed = view.confirmed;
         let status = confirmed.status.max(slow);
         // What is not confirmed yet may be at the next look.
@@ -270,9 +271,15 @@ impl Engine {
 
     /// Takes note of what the slowest response made of the system at a snapshot; two in a row count.
     pub(super) fn note_slowness(&self, now: SystemStatus) {
-        let before = self.slowness.load(Ordering::Relaxed) & 0xff;
-        let now = u16::from(now.code());
-        self.slowness.store(before.min(now) << 8 | now, Ordering::Relaxed);
+        let before = self.slowness.load(Ordering::Relaxed);
+        let (now, snapshots) = (u32::from(now.code()), (before >> 16).min(1) + 1);
+        let both = (before & 0xff).min(now);
+        self.slowness.store(snapshots << 16 | both << 8 | now, Ordering::Relaxed);
+    }
+
+    /// Two snapshots were taken since the start.
+    pub(super) fn knows_latency(&self) -> bool {
+        self.slowness.load(Ordering::Relaxed) >> 16 >= 2
     }
 
     /// There are services to check, and none has been checked yet.
@@ -288,8 +295,13 @@ impl Engine {
         active
     }
 
-    /// Whether any service answered within its last interval: the network carries. `None`: none is checked.
+    /// Whether a reference target, or any service within its last interval, answered: the network carries. `None`: none is
+    /// checked.
     pub fn is_connected(&self) -> Option<bool> {
+        let (references, failing) = self.references();
+        if failing < references {
+            return Some(true);
+        }
         let now = self.clock.now();
         let roster = self.live.roster();
         let mut checked = false;

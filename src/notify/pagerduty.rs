@@ -1,4 +1,5 @@
-//! PagerDuty, Events API v2: each alert is an incident under the alert's own id, triggered, acknowledged and resolved.
+//! PagerDuty, Events API v2: each alert is an incident under the alert's own id, triggered, triggered again
+//! when it rises, and resolved. An acknowledgement over our API is not passed on: it tells nobody anything.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -6,7 +7,7 @@ use serde_json::json;
 use super::http::Http;
 use super::words::Words;
 use super::{DeliveryError, Message, Sender};
-use crate::domain::alert::{AlertStatus, Severity};
+use crate::domain::alert::Severity;
 use crate::domain::notification::NoticeKind;
 use crate::domain::time::Stamp;
 
@@ -39,7 +40,6 @@ impl PagerDuty {
                 self.enqueue(message, words, "resolve").await
             }
             kind if kind.is_end() => self.enqueue(message, words, "resolve").await,
-            _ if notice.alert.status == AlertStatus::Acknowledged => self.enqueue(message, words, "acknowledge").await,
             _ => self.enqueue(message, words, "trigger").await,
         }
     }

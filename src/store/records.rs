@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{RecordsAddress, StoreError};
 use crate::domain::alert::{Alert, AlertType, Component, Severity};
 use crate::domain::check::{Check, CheckBatch, CheckRun, name_hash};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, EventKind};
 use crate::domain::maintenance::MaintenanceWindow;
 use crate::domain::notification::{Delivery, Notification};
 use crate::domain::outage::{Outage, OutageSeverity};
@@ -160,6 +160,10 @@ impl Batch {
         self.owed.extend(later.owed);
         self.settled.extend(later.settled);
         self.dead.extend(later.dead);
+        if later.events.iter().any(|event| event.kind == EventKind::SnapshotUpdated) {
+            // A picture of the whole fleet is large, and only the newest is of use.
+            self.events.retain(|event| event.kind != EventKind::SnapshotUpdated);
+        }
         self.events.extend(later.events);
         self.checks.extend(later.checks);
         self.removed.extend(later.removed);
@@ -406,10 +410,16 @@ impl Records {
     /// # Errors
     /// Unreachable, or not readable as ours.
     pub async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError> {
-        match self {
-            Self::Sqlite(records) => records.alert(id.to_owned()).await,
-            Self::Postgres(records) => records.alert(id.to_owned()).await,
-        }
+        let found = match self {
+            Self::Sqlite(records) => records.alert(id.to_owned()).await?,
+            Self::Postgres(records) => records.alert(id.to_owned()).await?,
+        };
+        // The other id ends in the time of its first trigger.
+        let time = id.rsplit_once('_').and_then(|(_, time)| DateTime::parse_from_rfc3339(time).ok());
+        let (None, Some(time)) = (&found, time.map(|time| time.to_utc())) else { return Ok(found) };
+        let then = AlertFilter { from: Some(time), to: Some(time), ..AlertFilter::default() };
+        let page = self.alerts(then, 0, AT_ONCE).await?;
+        Ok(page.alerts.into_iter().find(|alert| alert.alert_id == id))
     }
 
     /// What receivers have taken about some alerts, oldest first.
@@ -535,6 +545,9 @@ impl Records {
         }
     }
 }
+
+/// Alerts triggered in one millisecond that are looked through for one: our choice, more than a storm brings about.
+const AT_ONCE: usize = 10_000;
 
 /// Rows of one page of the check log, and rows deleted in one piece of a clean-up: our choice, some milliseconds of work.
 const PAGE: i64 = 500;

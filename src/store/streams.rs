@@ -71,7 +71,7 @@ impl Streams {
 
     fn add(&self, event: &Event) -> Option<Cmd> {
         let name = event.kind.published_as()?;
-        let payload = event.payload.to_string();
+        let payload = event.payload.text();
         let longest = match event.kind {
             EventKind::SnapshotUpdated => {
                 self.config.longest.min((SNAPSHOT_BYTES / payload.len().max(1)).max(SNAPSHOTS))
@@ -83,7 +83,7 @@ impl Streams {
         let correlation = event.correlation().unwrap_or(event.id);
         for (field, value) in [
             ("event_type", name.to_owned()),
-            ("payload", payload),
+            ("payload", payload.to_owned()),
             ("trace_id", String::new()),
             ("correlation_id", correlation.to_string()),
             ("timestamp", Stamp(event.at).to_string()),

@@ -21,6 +21,7 @@ mod protocols;
 mod records;
 mod redis;
 mod registry;
+mod secrets;
 mod secured;
 mod settings;
 mod storms;

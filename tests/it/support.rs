@@ -501,9 +501,9 @@ impl Binary {
             .env("REDIS_URL", "")
             .env("SERVICES_FILE", "services.toml")
             .envs(PROFILE)
-            .envs(more.iter().copied())
-            .stdout(Stdio::null());
-        let child = command.spawn().unwrap();
+            .envs(more.iter().copied());
+        let log = std::fs::File::options().create(true).append(true).open(folder.path().join("stdout.log")).unwrap();
+        let child = command.stdout(log).spawn().unwrap();
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let binary = Self { child, port, folder, client };
         eventually("the binary serving", async || binary.try_get("/livez").await).await;
@@ -518,6 +518,19 @@ impl Binary {
 
     pub async fn get(&self, path: &str) -> Value {
         eventually(path, async || self.try_get(path).await).await
+    }
+
+    /// What it has written to its log, over all runs in this folder.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stdout.log")).unwrap()
+    }
+
+    /// The answer to `method` at `path`, whatever it is, as text.
+    pub async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let request = self.client.request(method.parse().unwrap(), url).header("x-service-key", KEY).timeout(LIMIT);
+        let answer = request.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     /// Sends nothing to `path`, which must be taken.

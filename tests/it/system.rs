@@ -6,6 +6,7 @@ use as_infrastructure_service::domain::alert::{
     Alert, AlertDetails, AlertStatus, AlertType, Component, Severity, Told,
 };
 use as_infrastructure_service::domain::host::{Cpu, Disk, Disks, HostSample, Interface, Memory, Sides, Vitals};
+use as_infrastructure_service::domain::judge::sample_alert;
 use as_infrastructure_service::domain::observation::{Observation, Reason, Reply};
 use as_infrastructure_service::engine::commit::Transition;
 use axum::http::StatusCode;
@@ -253,33 +254,12 @@ fn tripped(app: &TestApp, status: AlertStatus) -> Alert {
         id: Alert::id_for(&component, AlertType::EssTripped, at.timestamp()),
         alert_id: "emergency_stop_system_CRITICAL".to_owned(),
         kind: AlertType::EssTripped,
-        component,
-        severity: Severity::Critical,
         title: "Emergency Stop System TRIPPED".to_owned(),
-        message: "ESS activated: drawdown".to_owned(),
-        description: String::new(),
-        threshold: None,
-        current_value: None,
         triggered_at: at,
         updated_at: at,
         status,
-        resolved_at: None,
-        escalation_level: 0,
-        suppressed_by: None,
-        root_cause: None,
-        outage_id: None,
         details,
-        told: Told::No,
-        notify_after: None,
-        last_notified: None,
-        escalates_from: None,
-        failures_alone: 0,
-        sequence: 0,
-        acknowledgement: None,
-        cleared: false,
-        resolved_by: None,
-        resolution_note: None,
-        reminders: 0,
+        ..sample_alert("emergency_stop_system", Severity::Critical)
     }
 }
 

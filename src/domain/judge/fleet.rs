@@ -15,6 +15,8 @@ use super::{Bench, Condition, Decision, Judge, Telling};
 
 /// Services named in a text: our choice.
 const NAMED: usize = 20;
+/// Up to so many services down, those without a root cause are named first: our choice, finding one out takes time.
+const SORTED: usize = 1000;
 /// The rules over all services are judged anew at least this often, seconds: our choice; at once when somebody fails.
 const JUDGED_EVERY_S: i64 = 10;
 
@@ -69,12 +71,16 @@ impl Judge {
         if down.len() < bench.policy.multiple_down {
             return self.resolve(bench, decision, &key, Telling::NOBODY);
         }
-        let mut first = down.clone();
-        let has_root = |name: &ServiceName| self.root_cause(bench.registry, name).is_some();
-        first.sort_by_cached_key(|name| (down.len() <= 1000 && has_root(name), (*name).clone()));
+        let (count, mut first) = (down.len(), down.clone());
+        if count <= SORTED {
+            let has_root = |name: &ServiceName| self.root_cause(bench.registry, name).is_some();
+            first.sort_by_cached_key(|name| (has_root(name), (*name).clone()));
+        } else {
+            first.select_nth_unstable(NAMED);
+        }
         let mut names: Vec<String> = first.iter().take(NAMED).map(ToString::to_string).collect();
-        if first.len() > NAMED {
-            names.push(format!("and {} more", first.len() - NAMED));
+        if count > NAMED {
+            names.push(format!("and {} more", count - NAMED));
         }
         let condition = Condition {
             severity: Severity::Critical,
@@ -91,26 +97,44 @@ impl Judge {
     }
 
     /// The alert of the single root that alone explains why all of `names` are bad.
-    fn explained_by_one(&self, bench: Bench<'_>, names: &[ServiceName]) -> Option<(String, Option<ServiceName>)> {
+    fn explained_by_one(&mut self, bench: Bench<'_>, names: &[ServiceName]) -> Option<(String, Option<ServiceName>)> {
+        if names.iter().any(|name| !self.failed.contains_key(name)) {
+            return None;
+        }
+        let known = self.one_root.take().filter(|(turn, _)| *turn == self.turns);
+        let (turn, root) = known.unwrap_or_else(|| (self.turns, self.one_root_of_all(bench)));
+        self.one_root = Some((turn, root.clone()));
+        let root = root?;
+        self.down_alert(&root).map(|alert| (alert.id.clone(), Some(root)))
+    }
+
+    /// The root of every failure, if there is just one.
+    fn one_root_of_all(&self, bench: Bench<'_>) -> Option<ServiceName> {
         let mut roots = BTreeSet::new();
-        for name in names {
-            if !self.failed.contains_key(name) {
-                return None;
-            }
+        for name in self.failed.keys().filter(|name| !bench.is_quiet(name)) {
             roots.insert(self.root_cause(bench.registry, name).unwrap_or_else(|| name.clone()));
             if roots.len() > 1 {
                 return None;
             }
         }
-        let root = roots.pop_first()?;
-        self.down_alert(&root).map(|alert| (alert.id.clone(), Some(root)))
+        roots.pop_first()
     }
 
     /// The whole system in the words of source 004; `None`: OK.
-    pub fn system(&mut self, bench: Bench<'_>, trouble: Option<SystemTrouble>) -> Decision {
+    ///
+    /// `knows_latency`: enough snapshots were taken since the start to say that no response is slow.
+    pub fn system(&mut self, bench: Bench<'_>, trouble: Option<SystemTrouble>, knows_latency: bool) -> Decision {
         let mut decision = Decision::default();
         let key = (Component::System, AlertType::SystemStatus);
         let Some(trouble) = trouble else {
+            if !knows_latency
+                && self
+                    .alerts
+                    .get(&key)
+                    .is_some_and(|alert| alert.details.facts.get("by_latency") == Some(&json!(true)))
+            {
+                return decision;
+            }
             self.resolve(bench, &mut decision, &key, Telling::NOBODY);
             return decision;
         };
@@ -128,6 +152,7 @@ impl Judge {
             "critical_failures": trouble.critical_failures.iter().take(1000).collect::<Vec<_>>(),
             "services_degraded": degraded, "services_down": down,
             "infra_degraded": trouble.infra_degraded, "infra_down": trouble.infra_down,
+            "by_latency": trouble.bad.is_empty(),
         });
         let condition = Condition {
             severity: if trouble.critical { Severity::Critical } else { Severity::Medium },

@@ -1,13 +1,13 @@
 //! The life of an alert beside its condition: time passes, receivers say yes, people acknowledge, clear and resolve
 //! (CONTRACT.md 10.3, 10.5).
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use super::super::alert::{Acknowledgement, Alert, AlertStatus, AlertType, Told};
 use super::super::event::EventKind;
 use super::super::notification::NoticeKind;
 use super::super::policy::AlertPolicy;
+use super::super::routing::LOG;
 use super::super::status::Status;
 use super::super::time::span;
 use super::{Bench, Decision, Judge, Key, Telling, owe, sendable};
@@ -91,25 +91,30 @@ impl Judge {
             return;
         };
         alert.updated_at = bench.now;
-        owe(alert, sequence, &mut self.sequences, bench.now);
+        owe(alert, sequence, &mut self.sequences, bench);
         decision.notices.push(told.notice(kind, alert, outage, bench.now));
         decision.note(alert);
     }
 
-    /// A receiver has said yes to messages about these alerts. Returns those to which that was news.
-    pub fn delivered(&mut self, alert_ids: &HashSet<&str>) -> Vec<Alert> {
-        let news =
-            self.alerts.values_mut().filter(|alert| alert.told != Told::Yes && alert_ids.contains(alert.id.as_str()));
-        news.map(|alert| {
-            alert.told = Told::Yes;
-            alert.clone()
-        })
-        .collect()
+    /// A receiver has said yes to messages about these alerts. Returns those to which that was news. A line in the log is
+    /// none where others are to be told.
+    pub fn delivered<'a>(&mut self, receiver: &str, alert_ids: impl IntoIterator<Item = &'a str>) -> Vec<Alert> {
+        let mut news = Vec::new();
+        for id in alert_ids {
+            let alert = self.ids.get(id).and_then(|key| self.alerts.get_mut(key));
+            let counts = |alert: &&mut Alert| receiver != LOG || alert.receivers.iter().all(|other| other == LOG);
+            if let Some(alert) = alert.filter(|alert| alert.told != Told::Yes).filter(counts) {
+                alert.told = Told::Yes;
+                news.push(alert.clone());
+            }
+        }
+        news
     }
 
     /// A living alert, by either of its ids.
     pub fn find(&self, id: &str) -> Option<&Alert> {
-        self.alerts.values().find(|alert| alert.id == id || alert.alert_id == id)
+        let by_id = self.ids.get(id).and_then(|key| self.alerts.get(key));
+        by_id.or_else(|| self.alerts.values().find(|alert| alert.alert_id == id))
     }
 
     fn key_of(&self, id: &str) -> Result<Key, NotLiving> {
@@ -185,10 +190,11 @@ impl Judge {
 
     /// Takes back what could not be made durable: the alert is again what it was.
     pub fn undo(&mut self, before: Alert) -> Decision {
-        let mut decision = Decision { withdrawn: vec![before.id.clone()], ..Decision::default() };
+        let withdrawn = vec![(before.id.clone(), before.sequence + 1)];
+        let mut decision = Decision { withdrawn, ..Decision::default() };
         decision.note(&before);
-        self.past.remove(&(before.component.clone(), before.kind));
-        self.alerts.insert((before.component.clone(), before.kind), before);
+        self.remember(&before);
+        self.insert(before);
         decision
     }
 }

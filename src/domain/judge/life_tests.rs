@@ -14,7 +14,13 @@ impl Court {
     /// Does something to the judge, and notes what is told.
     fn does(&mut self, work: impl FnOnce(&mut Judge, Bench<'_>) -> Decision) {
         let now = from_ms(self.second * 1000);
-        let bench = Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now };
+        let bench = Bench {
+            registry: &self.registry,
+            policy: &self.policy,
+            routing: &self.routing,
+            windows: &self.in_force,
+            now,
+        };
         let decision = work(&mut self.judge, bench);
         self.note(decision);
     }
@@ -210,15 +216,15 @@ fn the_state_of_the_system_is_told_unless_one_root_explains_it() {
     let mut court = Court::of("a, b");
     court.play("a", "huuu");
     court.expect(&["alert_raised a-service-down critical"]);
-    court.does(|judge, bench| judge.system(bench, Some(trouble(true, &["a"]))));
+    court.does(|judge, bench| judge.system(bench, Some(trouble(true, &["a"])), true));
     court.expect(&[]);
     assert_eq!(court.severity("system"), Some(("critical", true)));
     court.play("b", "huuu");
     court.expect(&["alert_raised b-service-down critical"]);
-    court.does(|judge, bench| judge.system(bench, Some(trouble(true, &["a", "b"]))));
+    court.does(|judge, bench| judge.system(bench, Some(trouble(true, &["a", "b"])), true));
     court.expect(&["alert_raised system-system-status critical"]);
     court.deliver();
-    court.does(|judge, bench| judge.system(bench, None));
+    court.does(|judge, bench| judge.system(bench, None, true));
     court.expect(&["alert_resolved system-system-status critical"]);
 }
 

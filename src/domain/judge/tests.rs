@@ -26,6 +26,7 @@ pub(super) struct Court {
     pub in_force: InForce,
     pub judge: Judge,
     pub policy: AlertPolicy,
+    pub routing: Routing,
     pub second: i64,
     told: Vec<String>,
 }
@@ -43,13 +44,14 @@ impl Court {
             in_force: InForce::default(),
             judge: Judge::default(),
             policy: AlertPolicy::default(),
+            routing: Routing::default(),
             second: 1000,
             told: Vec::new(),
         }
     }
 
     pub fn note(&mut self, decision: Decision) {
-        for id in &decision.withdrawn {
+        for (id, _) in &decision.withdrawn {
             self.told.push(format!("withdrawn {}", id.rsplit_once('-').unwrap().0));
         }
         for notice in decision.notices {
@@ -81,7 +83,13 @@ impl Court {
                 latest.insert(0, ms);
             }
             let (state, latest) = (state.clone(), latest.clone());
-            let bench = Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now };
+            let bench = Bench {
+                registry: &self.registry,
+                policy: &self.policy,
+                routing: &self.routing,
+                windows: &self.in_force,
+                now,
+            };
             let decision = self.judge.after_check(bench, &service, &state, from, &latest);
             self.note(decision);
         }
@@ -90,8 +98,13 @@ impl Court {
     pub fn wait(&mut self, seconds: i64) {
         self.second += seconds;
         let now = from_ms(self.second * 1000);
-        let decision =
-            self.judge.on_time(Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now });
+        let decision = self.judge.on_time(Bench {
+            registry: &self.registry,
+            policy: &self.policy,
+            routing: &self.routing,
+            windows: &self.in_force,
+            now,
+        });
         self.note(decision);
     }
 
@@ -101,7 +114,7 @@ impl Court {
         for id in ids {
             let owed = self.judge.alerts().any(|alert| alert.id == id && alert.told == Told::Owed);
             if owed {
-                self.judge.delivered(&std::collections::HashSet::from([id.as_str()]));
+                self.judge.delivered("webhook", [id.as_str()]);
             }
         }
     }
@@ -112,7 +125,13 @@ impl Court {
         let state = self.states.entry(name).or_default().0.clone();
         let counts = Counts { checks, healthy, ..Counts::default() };
         let now = from_ms(self.second * 1000);
-        let bench = Bench { registry: &self.registry, policy: &self.policy, windows: &self.in_force, now };
+        let bench = Bench {
+            registry: &self.registry,
+            policy: &self.policy,
+            routing: &self.routing,
+            windows: &self.in_force,
+            now,
+        };
         let decision = self.judge.error_rate(bench, &service, &state, counts);
         self.note(decision);
     }
@@ -356,7 +375,13 @@ fn a_service_taken_out_resolves_its_alerts() {
     court.play("twilio", "huuu");
     court.deliver();
     let now = from_ms(court.second * 1000);
-    let bench = Bench { registry: &court.registry, policy: &court.policy, windows: &court.in_force, now };
+    let bench = Bench {
+        registry: &court.registry,
+        policy: &court.policy,
+        routing: &court.routing,
+        windows: &court.in_force,
+        now,
+    };
     let decision = court.judge.forget(bench, &ServiceName::new("twilio").unwrap());
     court.note(decision);
     court.expect(&["alert_raised twilio-service-down critical", "alert_resolved twilio-service-down critical"]);
@@ -385,6 +410,7 @@ fn a_dependency_failure_is_never_told_even_while_its_root_has_no_alert_yet() {
     let bench = Bench {
         registry: &court.registry,
         policy: &court.policy,
+        routing: &court.routing,
         windows: &court.in_force,
         now: from_ms(court.second * 1000),
     };

@@ -300,12 +300,8 @@ impl Postgres {
     pub(super) async fn alert(&self, id: String) -> Result<Option<Alert>, StoreError> {
         self.read(async |client| {
             let sql = "SELECT alert FROM alerts WHERE id = $1";
-            let mut found = client.query(sql, &[&id]).await.map_err(refused)?;
-            if found.is_empty() {
-                let sql = "SELECT alert FROM alerts WHERE alert::json ->> 'alert_id' = $1 LIMIT 1";
-                found = client.query(sql, &[&id]).await.map_err(refused)?;
-            }
-            found.first().map(|row| rows::parse("alert", row.get(0))).transpose()
+            let found = client.query_opt(sql, &[&id]).await.map_err(refused)?;
+            found.as_ref().map(|row| rows::parse("alert", row.get(0))).transpose()
         })
         .await
     }

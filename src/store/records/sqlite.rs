@@ -206,13 +206,7 @@ impl Sqlite {
 
     pub(super) async fn alert(&self, id: String) -> Result<Option<Alert>, StoreError> {
         self.read(move |connection| {
-            let by_id = texts(connection, "SELECT alert FROM alerts WHERE id = ?1", [&id]).map_err(refused)?;
-            let found = if by_id.is_empty() {
-                let by_alert_id = "SELECT alert FROM alerts WHERE json_extract(alert, '$.alert_id') = ?1 LIMIT 1";
-                texts(connection, by_alert_id, [&id]).map_err(refused)?
-            } else {
-                by_id
-            };
+            let found = texts(connection, "SELECT alert FROM alerts WHERE id = ?1", [&id]).map_err(refused)?;
             found.first().map(|text| rows::parse("alert", text)).transpose()
         })
         .await
