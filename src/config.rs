@@ -582,6 +582,8 @@ fn references(r: &mut Reader, defaults: &Defaults) -> ReferenceConfig {
         };
         match spec.into_service(defaults, Origin::Environment) {
             Ok(service) if known => targets.push(Arc::new(service)),
+            // Limits that contradict each other are told where they stand.
+            Err(problems) if known && problems.iter().all(|problem| problem.field != "url") => {}
             _ => r.refuse("checks", "reference_targets", "must be tcp://host:port, http:// or https:// addresses"),
         }
     }

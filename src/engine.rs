@@ -733,6 +733,8 @@ impl Engine {
     /// Switches checking and alerting on or off; how it was before. Forgotten at a restart.
     pub fn monitor(&self, on: bool) -> bool {
         let was = !self.off.swap(!on, Ordering::Relaxed);
+        // What is kept ready says whether checks run.
+        self.live.moved();
         match (was, on) {
             (true, false) => tracing::warn!("monitoring was stopped by hand: no checks, no alerts"),
             (false, true) => tracing::info!("monitoring was started again by hand"),

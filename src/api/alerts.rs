@@ -193,6 +193,10 @@ async fn shown(app: &ApiState, alerts: &[Alert]) -> Result<Vec<Value>, ApiError>
             .collect();
         let mut record = serde_json::to_value(alert.record()).unwrap_or_default();
         if let Some(fields) = record.as_object_mut() {
+            let known = alert.acknowledgements.iter().map(|known| {
+                json!({"at": Stamp(known.at), "by": known.by, "note": known.note, "until": known.until.map(Stamp)})
+            });
+            fields.insert("acknowledgements".to_owned(), known.collect());
             fields.insert("notifications".to_owned(), notifications.into());
         }
         record

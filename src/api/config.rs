@@ -75,6 +75,11 @@ impl Name {
     /// Its present value, in its unit.
     fn shown(&self, standing: &Standing) -> Option<Value> {
         let value = &standing.find(self.section, self.key)?.value;
+        if let Value::Array(items) = value {
+            // 002 knows one text.
+            let items: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+            return Some(Value::from(items.join(",")));
+        }
         if self.factor == 0.0 {
             return Some(value.clone());
         }

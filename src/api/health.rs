@@ -18,6 +18,7 @@ use crate::domain::observation::{Phases, Reason};
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::status::{Status, StatusCounts};
 use crate::domain::time::{Stamp, round2};
+use crate::engine::counters::EventCount;
 use crate::engine::live::{Inner, Watched};
 use crate::engine::metrics::current_ms;
 use crate::engine::mirror::RedisState;
@@ -110,6 +111,12 @@ fn itself(app: &ApiState) -> Value {
     let impaired = impairment.is_some();
     problems.extend(impairment);
     let (references, failing) = engine.references();
+    for ((count, name), times) in engine.counters.events() {
+        if count == EventCount::DeadLettered {
+            problems
+                .push(format!("{times} events {name} could not be read since the start: see their dead-letter stream"));
+        }
+    }
     problems.extend(receivers.iter().filter_map(|receiver| receiver.problem.clone()));
     if oldest_age_s > OLD_OUTBOX_S {
         problems.push(format!("notifications owed for {oldest_age_s} seconds"));

@@ -266,8 +266,11 @@ async fn whole_timeline(app: &ApiState, outage: &Outage) -> Result<Vec<Value>, A
         (None, Some(delivery)) => records.alert(&delivery.alert_id).await.map_err(unreadable)?,
         (None, None) => None,
     };
-    if let Some(known) = alert.and_then(|alert| alert.acknowledgement) {
-        more.push((known.at, json!({"event": "acknowledged", "by": known.by, "message": known.note})));
+    for known in alert.into_iter().flat_map(|alert| alert.acknowledgements) {
+        let entry = json!({
+            "event": "acknowledged", "by": known.by, "message": known.note, "until": known.until.map(Stamp),
+        });
+        more.push((known.at, entry));
     }
     let remedy = records.fact(FactKind::Remedy, &outage.id.to_string()).await.map_err(unreadable)?;
     if let Some(remedy) = remedy.and_then(|text| serde_json::from_str::<Remedy>(&text).ok()) {

@@ -189,11 +189,16 @@ fn simple_smtp(r: &mut Reader) -> SmtpTable {
 
 /// One receiver for each channel that has an address, named as its channel.
 fn simple(r: &mut Reader, variables: &Variables, smtp: &SmtpTable) -> Vec<ReceiverConfig> {
+    // Read whether or not mail is on: what is wrong is told when it is written.
+    let recipients = r.list("notify", "alert_email");
+    if recipients.is_empty() || recipients.iter().any(|address| address.parse::<lettre::message::Mailbox>().is_err()) {
+        r.refuse("notify", "alert_email", "must be mail addresses, such as noc@example.com");
+    }
     let headers = simple_headers(r, variables);
     let secrets: Vec<SecretString> =
         r.list("notify", "alert_webhook_secrets").into_iter().map(SecretString::from).collect();
-    if secrets.len() > 2 {
-        r.refuse("notify", "alert_webhook_secrets", "must be one secret, or two while they rotate");
+    if let Err(rule) = check_secrets(&secrets) {
+        r.refuse("notify", "alert_webhook_secrets", rule);
     }
     let timeout = r.duration("notify", "alert_webhook_timeout_ms", Unit::Milliseconds, 100);
     if timeout > LONGEST_DELIVERY {
@@ -210,7 +215,7 @@ fn simple(r: &mut Reader, variables: &Variables, smtp: &SmtpTable) -> Vec<Receiv
             ChannelKind::Webhook => {
                 Ok(ChannelConfig::Webhook(WebhookConfig { url, headers: headers.clone(), secrets: secrets.clone() }))
             }
-            ChannelKind::Email => email(smtp, r.list("notify", "alert_email")).map(ChannelConfig::Email),
+            ChannelKind::Email => email(smtp, recipients.clone()).map(ChannelConfig::Email),
             ChannelKind::Slack => Ok(ChannelConfig::Slack { url, channel: r.text("notify", "slack_channel") }),
             ChannelKind::Discord => Ok(ChannelConfig::Discord { url }),
             ChannelKind::Teams => Ok(ChannelConfig::Teams { url }),
@@ -263,10 +268,41 @@ fn simple_headers(r: &mut Reader, variables: &Variables) -> Vec<(String, SecretS
     headers
 }
 
+/// Headers that are the protocol's, or ours: CONTRACT.md 5.1 and section 13.
+const OURS: [&str; 12] = [
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "connection",
+    "upgrade",
+    "te",
+    "trailer",
+    "host",
+    "idempotency-key",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+];
+
 fn usable_header(name: &str, value: String) -> Result<(String, SecretString), String> {
+    let lower = name.to_ascii_lowercase();
+    if OURS.contains(&lower.as_str()) || lower.starts_with("proxy-") {
+        return Err(format!("{lower:?} cannot be set: it is the protocol's or ours"));
+    }
     let usable =
         name.parse::<reqwest::header::HeaderName>().is_ok() && value.parse::<reqwest::header::HeaderValue>().is_ok();
     if usable { Ok((name.to_owned(), value.into())) } else { Err(format!("{:?} is not a usable header", clean(name))) }
+}
+
+/// Signing secrets: none, one, or two while they rotate.
+fn check_secrets(secrets: &[SecretString]) -> Result<(), &'static str> {
+    if secrets.len() > 2 {
+        return Err("must be one secret, or two while they rotate");
+    }
+    match secrets.iter().any(|secret| secret.expose_secret().trim().is_empty()) {
+        true => Err("must not be empty: anyone could sign with an empty secret"),
+        false => Ok(()),
+    }
 }
 
 /// A table with the environment in its texts, as the type it is for.
@@ -339,9 +375,7 @@ fn receiver(table: ReceiverTable, shared: &SmtpTable) -> Result<ReceiverConfig, 
     };
     let channel = match kind {
         ChannelKind::Webhook => {
-            if table.secrets.len() > 2 {
-                return Err(("secrets", "must be one secret, or two while they rotate".to_owned()));
-            }
+            check_secrets(&table.secrets).map_err(|rule| ("secrets", rule.to_owned()))?;
             let headers = table.headers.into_iter().map(|(name, value)| usable_header(&name, value));
             let headers = headers.collect::<Result<_, _>>().map_err(|problem| ("headers", problem))?;
             ChannelConfig::Webhook(WebhookConfig { url: needed("url", table.url)?, headers, secrets: table.secrets })

@@ -261,6 +261,9 @@ pub struct Alert {
     pub sequence: u64,
     #[serde(default)]
     pub acknowledgement: Option<Acknowledgement>,
+    /// Every one there was, oldest first.
+    #[serde(default)]
+    pub acknowledgements: Vec<Acknowledgement>,
     /// Taken off the active list by hand, until its condition ends.
     #[serde(default)]
     pub cleared: bool,

@@ -240,7 +240,8 @@ impl HostWatch {
                         Judged::Normal
                     }
                 }
-                Judged::Critical(_) => Judged::Critical(usage),
+                // At or under its limit once: what is shown stays what was above it.
+                Judged::Critical(_) if above => Judged::Critical(usage),
                 unsettled => unsettled,
             };
         }
@@ -363,7 +364,7 @@ pub(crate) mod tests {
         check(&[at, at, above], Judged::Normal);
         check(&[above, at, above], Judged::NotYet);
         check(&[at, at, above, above], critical);
-        check(&[above, above, at], Judged::Critical(90.0));
+        check(&[above, above, at], critical);
         check(&[above, above, at, above], critical);
         check(&[above, above, at, at], Judged::Normal);
         check(&[above, blind, above], critical);

@@ -787,6 +787,7 @@ fn new_alert(key: &Key, condition: &Condition, past: Option<&Past>, bench: Bench
         failures_alone: 0,
         sequence: 0,
         acknowledgement: None,
+        acknowledgements: Vec::new(),
         cleared: false,
         resolved_by: None,
         resolution_note: None,

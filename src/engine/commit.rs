@@ -277,7 +277,10 @@ impl Committer {
             let error = match timeout(patience, attempt).await {
                 Ok(Ok(Ok(()))) => {
                     (self.attempt, self.attempted) = (None, Batch::default());
-                    if let Some(trouble) = held(&engine.commit.trouble).take() {
+                    // Only when nothing waits behind it: what came meanwhile is not durable yet.
+                    if self.pending.is_empty()
+                        && let Some(trouble) = held(&engine.commit.trouble).take()
+                    {
                         tracing::info!(since = %trouble.since, "records can be written again");
                     }
                     continue;

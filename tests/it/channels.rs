@@ -206,10 +206,9 @@ async fn pagerduty_follows_an_incident_by_the_id_of_its_alert() {
     let recorder = Recorder::start().await;
     let pagerduty = of_table("pagerduty", &recorder.url(), "routing_key = \"R0UTE\"");
     assert!(!pagerduty.takes_digests());
-    let acknowledged = Alert { status: AlertStatus::Acknowledged, ..alert("auth", Severity::High, false) };
     for told in [
         raise("auth"),
-        message(NoticeKind::AlertReminder, acknowledged),
+        message(NoticeKind::AlertReminder, alert("auth", Severity::High, false)),
         message(NoticeKind::AlertResolved, alert("auth", Severity::Critical, true)),
         message(NoticeKind::Test, alert("auth", Severity::Critical, false)),
     ] {
@@ -217,7 +216,7 @@ async fn pagerduty_follows_an_incident_by_the_id_of_its_alert() {
     }
     let bodies: Vec<Value> = recorder.wait_for(5).await.into_iter().map(|received| received.body).collect();
     let actions: Vec<&str> = bodies.iter().map(|body| body["event_action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["trigger", "acknowledge", "resolve", "trigger", "resolve"]);
+    assert_eq!(actions, ["trigger", "trigger", "resolve", "trigger", "resolve"]);
     let severities: Vec<&str> = bodies.iter().map(|body| body["payload"]["severity"].as_str().unwrap()).collect();
     assert_eq!(severities, ["critical", "error", "critical", "info", "info"]);
     for body in &bodies {

@@ -517,7 +517,7 @@ async fn what_nobody_can_read_becomes_a_dead_letter_and_holds_nothing_up() {
     listening(&redis).await;
     let huge = format!("{{\"reason\":\"{}\"}}", "x".repeat(70_000));
     add(&redis, TRIPPED, &[("event_type", "ess.tripped"), ("payload", "{\"reason\":")]).await;
-    add(&redis, TRIPPED, &[("payload", "{\"reason\":7}")]).await;
+    add(&redis, TRIPPED, &[("payload", "[7]")]).await;
     add(&redis, TRIPPED, &[("payload", &huge)]).await;
     let foreign = ::redis::cmd("XADD").arg(TRIPPED).arg("*").arg("payload").arg(&[0xff_u8, 0xfe][..]).to_owned();
     let client = ::redis::Client::open(redis.url()).unwrap();

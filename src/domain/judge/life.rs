@@ -14,6 +14,8 @@ use super::{Bench, Decision, Judge, Key, Telling, owe, sendable};
 
 /// Longest time between two reminders: our choice, nobody wants to be forgotten for more than a day.
 const LONGEST_REPEAT: Duration = Duration::from_secs(24 * 3600);
+/// Acknowledgements of one alert that are kept: our choice, the newest.
+const ACKNOWLEDGEMENTS: usize = 20;
 /// Who resolved an alert when nobody said: our choice.
 const SOMEBODY: &str = "operator";
 
@@ -131,6 +133,10 @@ impl Judge {
         if let Some(alert) = self.alerts.get_mut(&key) {
             alert.status = AlertStatus::Acknowledged;
             alert.updated_at = by.at;
+            if alert.acknowledgements.len() == ACKNOWLEDGEMENTS {
+                alert.acknowledgements.remove(0);
+            }
+            alert.acknowledgements.push(by.clone());
             alert.acknowledgement = Some(by);
             decision.note(alert);
             decision.happened.push((EventKind::AlertAcknowledged, alert.clone()));
