@@ -141,8 +141,6 @@ pub struct Engine {
     pub reload: registry::ReloadLog,
     pub windows: Windows,
     references: references::Watch,
-    /// The turn at which the whole system was last seen to be well.
-    system_well: Mutex<Option<(u64, u32)>>,
     /// What the slowest response made of the system: how many snapshots said so (up to two), then a byte for both of
     /// them and one for the last.
     slowness: AtomicU32,
@@ -203,7 +201,6 @@ impl Engine {
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
             references: references::Watch::default(),
-            system_well: Mutex::default(),
             slowness: AtomicU32::new(0),
             heartbeat: parts.heartbeat,
             host: Host::default(),

@@ -86,15 +86,15 @@ impl Engine {
     }
 
     /// Rules over all services together, and over the host.
-    pub async fn fleet_rules(&self) {
+    pub async fn fleet_rules(self: &Arc<Self>) {
+        let looking = self.clone();
+        let Ok(trouble) = tokio::task::spawn_blocking(move || looking.system_trouble()).await else { return };
         let (now, config, roster) = (self.clock.now(), self.config(), self.live.roster());
         let in_force = self.windows_in_force();
-        let trouble = self.system_trouble();
         let host = self.host();
         let committed = self.decide(|judge| {
             let bench = self.bench(&config, &roster.registry, &in_force, now);
-            let mut decisions = vec![judge.fleet(bench)];
-            decisions.extend(trouble.map(|trouble| judge.system(bench, trouble, self.knows_latency())));
+            let mut decisions = vec![judge.fleet(bench), judge.system(bench, trouble, self.knows_latency())];
             for resource in Resource::ALL {
                 let limit = config.host.limit(resource);
                 let trouble = match host.judged(resource) {
@@ -112,18 +112,23 @@ impl Engine {
     }
 
     /// Publishes how the whole system stands.
-    pub async fn snapshot(&self) {
+    pub async fn snapshot(self: &Arc<Self>) {
         if self.awaits_first_round() {
             return;
         }
-        self.note_slowness(self.system_view().by_latency);
-        match serde_json::to_value(self.system_body(true)) {
-            Ok(payload) => {
-                let mut transition = Transition::default();
-                transition.events.push(Event::new(EventKind::SnapshotUpdated, None, payload, self.clock.now()));
+        let looking = self.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            looking.note_slowness(looking.system_view().by_latency);
+            let payload = serde_json::to_value(looking.system_body(true))?;
+            Ok::<_, serde_json::Error>(Event::new(EventKind::SnapshotUpdated, None, payload, looking.clock.now()))
+        });
+        match made.await {
+            Ok(Ok(event)) => {
+                let transition = Transition { events: vec![event], ..Transition::default() };
                 let _ = self.commit.transition(transition).await;
             }
-            Err(error) => tracing::error!(%error, "no snapshot can be made"),
+            Ok(Err(error)) => tracing::error!(%error, "no snapshot can be made"),
+            Err(error) => tracing::error!(%error, "no snapshot was made"),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::domain::registry::Registry;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::status::{Status, StatusCounts, critical_word};
+use crate::domain::system::{Word, word};
 use crate::domain::window::{Counts, FleetWindow, History};
 use crate::events::Recent;
 
@@ -105,6 +106,8 @@ struct CountedAs {
     in_maintenance: bool,
     /// It is in the overall words: neither in maintenance nor inactive.
     judged: bool,
+    /// It is not well in the words of 004, whose limits differ.
+    amiss: bool,
 }
 
 /// Counts over the fleet.
@@ -115,6 +118,8 @@ pub struct Fleet {
     /// Those in the overall words.
     pub judged: StatusCounts,
     pub in_maintenance: usize,
+    /// Those in the overall words that are not well in the words of 004.
+    pub amiss: usize,
 }
 
 impl Fleet {
@@ -124,6 +129,7 @@ impl Fleet {
             self.judged.add(counted.status);
         }
         self.in_maintenance += usize::from(counted.in_maintenance);
+        self.amiss += usize::from(counted.amiss);
     }
 
     fn remove(&mut self, counted: CountedAs) {
@@ -132,6 +138,7 @@ impl Fleet {
             self.judged.remove(counted.status);
         }
         self.in_maintenance = self.in_maintenance.saturating_sub(usize::from(counted.in_maintenance));
+        self.amiss = self.amiss.saturating_sub(usize::from(counted.amiss));
     }
 }
 
@@ -294,6 +301,8 @@ pub struct Roster {
     pub watched: Vec<Arc<Watched>>,
     /// Those with the critical flag, active ones only.
     pub critical: Vec<Arc<Watched>>,
+    /// Those with a recovery action.
+    pub recovering: Vec<Arc<Watched>>,
     /// Critical services whose outage may take longer to be told than is promised, and how long.
     pub broken_promises: Vec<(ServiceName, Duration)>,
 }
@@ -310,7 +319,8 @@ impl Roster {
             (service.name.clone(), service.worst_case_detection(detection))
         });
         let broken_promises = worst_cases.filter(|(_, worst)| *worst > detection.promise).collect();
-        Self { registry, watched, critical, broken_promises }
+        let recovering = watched.iter().filter(|watched| watched.service().recovery.is_some()).cloned().collect();
+        Self { registry, watched, critical, recovering, broken_promises }
     }
 
     pub fn find(&self, name: &ServiceName) -> Option<&Arc<Watched>> {
@@ -366,7 +376,7 @@ impl Live {
         // Always the service's lock first, then the counts'.
         for watched in new {
             let mut inner = watched.lock();
-            self.count(&mut inner, watched.service().active);
+            self.count(&mut inner, &watched.service());
         }
         for watched in gone {
             if let Some(counted) = watched.lock().counted.take() {
@@ -381,11 +391,13 @@ impl Live {
     }
 
     /// Counts a service as what it is now. Under the service's lock, so that a count never misses or doubles a change.
-    fn count(&self, inner: &mut Inner, active: bool) {
+    fn count(&self, inner: &mut Inner, service: &Service) {
+        let judged = service.active && !inner.in_maintenance;
         let now = CountedAs {
             status: inner.state.status,
             in_maintenance: inner.in_maintenance,
-            judged: active && !inner.in_maintenance,
+            judged,
+            amiss: judged && matches!(word(service, (&inner.state).into()), Word::Degraded | Word::Down),
         };
         if inner.counted != Some(now) {
             let mut counts = held(&self.counts);
@@ -417,7 +429,7 @@ impl Live {
             if inner.in_maintenance != covered {
                 inner.in_maintenance = covered;
                 inner.turned += 1;
-                self.count(&mut inner, service.active);
+                self.count(&mut inner, &service);
                 changed = true;
             }
         }
@@ -475,7 +487,7 @@ impl Live {
             inner.history.record(check, service.hold(), &windows);
         }
         if inner.counted.is_some() {
-            self.count(&mut inner, service.active);
+            self.count(&mut inner, &service);
         }
         drop(inner);
         self.touch(from != to);
@@ -517,10 +529,6 @@ impl Live {
         drop(alerts);
         self.alert_generation.fetch_add(1, Ordering::AcqRel);
         self.touch(false);
-    }
-
-    pub(super) fn status_generation(&self) -> u64 {
-        self.status_generation.load(Ordering::Acquire)
     }
 
     pub(super) fn alert_generation(&self) -> u64 {

@@ -110,7 +110,7 @@ impl Engine {
     /// Open outages of services that have a recovery action, and what explains them. None in maintenance.
     fn open_outages(&self) -> Vec<(Outage, Recovery, Option<ServiceName>)> {
         let roster = self.live.roster();
-        let found = roster.watched.iter().filter_map(|watched| {
+        let found = roster.recovering.iter().filter_map(|watched| {
             let service = watched.service();
             let recovery = service.recovery.clone().filter(|_| service.active)?;
             let inner = watched.lock();

@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use super::Engine;
 use super::live::Fleet;
-use super::{Engine, held};
 use crate::domain::alert::{AlertType, Component};
 use crate::domain::host::{HostPolicy, HostSample, Resource};
 use crate::domain::judge::SystemTrouble;
@@ -242,23 +242,21 @@ impl Engine {
     }
 
     /// What an alert is raised for: failures that two checks in a row have seen, and slowness that two snapshots have.
-    /// `None`: nothing has changed since it was last asked for and all was well.
-    pub(super) fn system_trouble(&self) -> Option<Option<SystemTrouble>> {
-        let turn = (self.live.status_generation(), self.slowness.load(Ordering::Relaxed));
-        let well = *held(&self.system_well);
-        if well == Some(turn) {
+    ///
+    /// Cheap while all is well; else it looks at every service, which takes tenths of a second for tens of thousands: not
+    /// for the async threads.
+    pub(super) fn system_trouble(&self) -> Option<SystemTrouble> {
+        let slowness = self.slowness.load(Ordering::Relaxed);
+        let slow =
+            [SystemStatus::Ok, SystemStatus::Degraded, SystemStatus::Critical][(slowness >> 8 & 0xff).min(2) as usize];
+        if slow == SystemStatus::Ok && self.live.fleet().amiss == 0 {
             return None;
         }
         let rows = self.rows(false);
         let view = self.view_of(&rows);
-        let slow =
-            [SystemStatus::Ok, SystemStatus::Degraded, SystemStatus::Critical][(turn.1 >> 8 & 0xff).min(2) as usize];
         let confirmed = view.confirmed;
         let status = confirmed.status.max(slow);
-        // What is not confirmed yet may be at the next look.
-        let settled = status == SystemStatus::Ok && view.status == SystemStatus::Ok;
-        *held(&self.system_well) = settled.then_some(turn);
-        Some((status != SystemStatus::Ok).then(|| SystemTrouble {
+        (status != SystemStatus::Ok).then(|| SystemTrouble {
             critical: status == SystemStatus::Critical,
             critical_failures: confirmed.critical_failures,
             services_degraded: confirmed.services_degraded,
@@ -266,7 +264,7 @@ impl Engine {
             infra_degraded: confirmed.infra_degraded,
             infra_down: confirmed.infra_down,
             bad: rows.rows.iter().filter(|row| row.confirmed > Word::Ok).map(|row| row.service.name.clone()).collect(),
-        }))
+        })
     }
 
     /// Takes note of what the slowest response made of the system at a snapshot; two in a row count.

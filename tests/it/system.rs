@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use as_infrastructure_service::domain::alert::{
-    Alert, AlertDetails, AlertStatus, AlertType, Component, Severity,
-};
+use as_infrastructure_service::domain::alert::{Alert, AlertDetails, AlertStatus, AlertType, Component, Severity};
 use as_infrastructure_service::domain::host::{Cpu, Disk, Disks, HostSample, Interface, Memory, Sides, Vitals};
 use as_infrastructure_service::domain::judge::sample_alert;
 use as_infrastructure_service::domain::observation::{Observation, Reason, Reply};

@@ -241,3 +241,63 @@ fn a_full_disk_of_the_host_is_critical_and_its_end_is_told() {
     court.does(|judge, bench| judge.host(bench, Component::HostDisk, None));
     court.expect(&["alert_resolved host-disk-system-resource critical"]);
 }
+
+#[test]
+fn whoever_was_told_of_the_beginning_is_told_of_the_end() {
+    use super::super::routing::{Route, Routing};
+    let mut court = Court::of("call");
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    court.routing = Routing {
+        receivers: names(&["log", "slow", "oncall"]),
+        routes: vec![
+            Route { receivers: names(&["slow"]), severities: vec![Severity::Medium], ..Route::default() },
+            Route { receivers: names(&["oncall"]), severities: vec![Severity::Critical], ..Route::default() },
+        ],
+    };
+    let told = |court: &Court| court.judge.alerts().next().unwrap().receivers.clone();
+    court.play("call", "sss");
+    court.deliver();
+    assert_eq!(told(&court), names(&["log", "slow"]));
+    court.play("call", "SShS");
+    assert_eq!(told(&court), names(&["log", "slow", "oncall"]), "a rise reaches those who know of it");
+    let mut ended = Vec::new();
+    court.does(|judge, bench| {
+        let id = judge.alerts().next().unwrap().id.clone();
+        let decision = judge.resolve_by_hand(bench, &id, None, None).unwrap();
+        ended.clone_from(&decision.notices[0].alert.receivers);
+        decision
+    });
+    assert_eq!(ended, names(&["log", "slow", "oncall"]));
+}
+
+#[test]
+fn a_line_in_the_log_tells_nobody_who_is_to_be_told() {
+    use super::super::routing::Routing;
+    let mut court = Court::of("call");
+    court.routing.receivers = vec!["log".to_owned(), "webhook".to_owned()];
+    court.play("call", "huuu");
+    let id = court.id_of("call");
+    assert!(court.judge.delivered("log", [id.as_str()]).is_empty());
+    assert_eq!(court.judge.delivered("webhook", [id.as_str()]).len(), 1);
+    let mut court = Court::of("call");
+    court.routing = Routing { receivers: vec!["log".to_owned()], ..Routing::default() };
+    court.play("call", "huuu");
+    let id = court.id_of("call");
+    assert_eq!(court.judge.delivered("log", [id.as_str()]).len(), 1, "where the log is all there is");
+}
+
+#[test]
+fn each_emergency_stop_is_news_also_soon_after_one_that_was_ended_by_hand() {
+    let mut court = Court::of("call");
+    let trip = |court: &mut Court| {
+        court.second += 1;
+        court.does(|judge, bench| judge.emergency_stop(bench, Some(("drawdown".to_owned(), Map::new()))));
+    };
+    trip(&mut court);
+    let id = court.id_of("emergency_stop_system");
+    court.deliver();
+    court.does(|judge, bench| judge.clear(bench, &id).unwrap());
+    assert_eq!(court.severity("emergency_stop_system"), None);
+    trip(&mut court);
+    assert_eq!(court.severity("emergency_stop_system"), Some(("critical", false)));
+}
