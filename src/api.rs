@@ -8,6 +8,7 @@ mod config;
 mod endpoints;
 mod error;
 mod events;
+mod exports;
 mod gate;
 mod health;
 mod input;
@@ -114,6 +115,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/notifications/dead-letters", get(notifications::dead_letters))
         .route("/notifications/dead-letters/replay", post(notifications::replay))
         .route("/notifications/test/{receiver}", post(notifications::test))
+        .route("/exports/dead-letters", get(exports::dead_letters))
+        .route("/exports/dead-letters/replay", post(exports::replay))
         .route("/api/health/alerts", get(alerts::newest))
         .route("/events", get(events::follow))
         .route("/config", get(config::show).put(config::change))

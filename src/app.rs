@@ -17,6 +17,7 @@ use crate::demo;
 use crate::domain::probe::Protocol;
 use crate::engine::restore::RestoreError;
 use crate::engine::{Engine, EngineConfig, Parts, housekeeping};
+use crate::export::Elasticsearch;
 use crate::notify;
 use crate::notify::heartbeat::Heartbeat;
 use crate::probes::Clients;
@@ -104,6 +105,7 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
             streams: streams.clone(),
             clients: clients.clone(),
             heartbeat: heartbeat(&start.settings.engine)?,
+            elasticsearch: elasticsearch(&start.settings.engine)?,
             receivers: notify::receivers(&start.settings.engine.notify)
                 .map_err(|error| AppError::Internal(error.to_string()))?,
         };
@@ -150,6 +152,12 @@ fn heartbeat(config: &EngineConfig) -> Result<Option<Heartbeat>, AppError> {
     wanted.map_err(|error| AppError::Internal(error.to_string()))
 }
 
+/// The receiver of documents, if there is one.
+fn elasticsearch(config: &EngineConfig) -> Result<Option<Elasticsearch>, AppError> {
+    let wanted = config.export.clone().map(Elasticsearch::new).transpose();
+    wanted.map_err(|error| AppError::Internal(error.to_string()))
+}
+
 impl App {
     /// Stops checking, then every part; what is owed and noted is written first.
     pub async fn stop(self) {
@@ -163,6 +171,7 @@ impl App {
         self.stop_committer.cancel();
         self.committer.close();
         self.committer.wait().await;
+        self.engine.export_last().await;
         self.engine.records.close().await;
     }
 }

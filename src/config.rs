@@ -1,6 +1,7 @@
 //! Loads the settings: `config/default.toml` (compiled in), then files, then the environment. Refuses unknown keys, wrong
 //! units and impossible pairs, all at once, each with its source, its key and the remedy.
 
+mod export;
 mod notify;
 mod reader;
 mod services_file;
@@ -314,7 +315,9 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
     if avatar.chars().count() > AVATAR_CHARS || avatar.contains(char::is_control) {
         r.refuse("avatar", "active_avatar", "must be at most 100 characters, none of them a control one");
     }
+    let store = store(r);
     let engine = EngineConfig {
+        export: export::read(r, &store),
         outage,
         alert,
         detection,
@@ -329,7 +332,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         max_concurrent_checks: concurrent as usize,
         pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
         notify,
-        store: store(r),
+        store,
         references: references(r, &defaults),
         heartbeat,
         recovery_max_per_hour: r.number("outages", "recovery_max_per_hour", 0..=100_000) as usize,

@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod commit;
 pub mod counters;
 mod evaluate;
+pub mod export;
 mod heartbeat;
 pub mod history;
 pub mod host;
@@ -41,6 +42,7 @@ use uuid::Uuid;
 
 use self::commit::{Commit, Committer, Transition};
 use self::counters::{Counters, SkipCause};
+use self::export::Exporter;
 use self::host::Host;
 use self::live::{Live, Taken, Watched};
 use self::maintenance::{NotDurable, Windows};
@@ -53,7 +55,7 @@ use self::scheduler::Scheduler;
 pub use self::settings::{NotAdopted, Remembered};
 use self::streams::Exchange;
 use crate::clock::Clock;
-use crate::domain::check::Check;
+use crate::domain::check::{Check, CheckContext};
 use crate::domain::classify::classify;
 use crate::domain::ess::Inbound;
 use crate::domain::event::{Event, EventKind};
@@ -68,6 +70,8 @@ use crate::domain::probe::Protocol;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::spec::Defaults;
 use crate::domain::state::{Advance, Change, ServiceState};
+use crate::domain::status::Status;
+use crate::export::{Elasticsearch, ExportConfig};
 use crate::notify::heartbeat::{Heartbeat, HeartbeatConfig};
 use crate::notify::{NotifyConfig, Receiver};
 use crate::probes::{self, Clients};
@@ -102,6 +106,8 @@ pub struct EngineConfig {
     pub store: StoreConfig,
     pub references: ReferenceConfig,
     pub heartbeat: Option<HeartbeatConfig>,
+    /// `None`: nothing is exported.
+    pub export: Option<ExportConfig>,
     /// Recovery actions in an hour, over all services.
     pub recovery_max_per_hour: usize,
     /// What definitions leave open.
@@ -124,6 +130,7 @@ pub struct Parts {
     pub clients: Clients,
     pub receivers: Vec<Receiver>,
     pub heartbeat: Option<Heartbeat>,
+    pub elasticsearch: Option<Elasticsearch>,
 }
 
 /// The pipeline and everything it holds.
@@ -137,6 +144,7 @@ pub struct Engine {
     pub commit: Commit,
     pub outbox: Outbox,
     pub mirror: Mirror,
+    pub exporter: Exporter,
     exchange: Exchange,
     pub reload: registry::ReloadLog,
     pub windows: Windows,
@@ -197,6 +205,7 @@ impl Engine {
             live: Live::default(),
             outbox: Outbox::new(parts.receivers, &parts.config.notify),
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
+            exporter: Exporter::new(parts.elasticsearch),
             exchange: Exchange::new(parts.streams),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
@@ -302,7 +311,8 @@ impl Engine {
         let fresh = kind == Kind::Confirm || !watched.pooled.load(Ordering::Relaxed);
         let mut early = false;
         let began = Instant::now();
-        let was_up = watched.lock().state.status.is_up();
+        let from = watched.lock().state.status;
+        let was_up = from.is_up();
         let judged_early = async |seen: Observation| {
             let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
             if self.is_monitoring() && !seen.is_inconclusive() {
@@ -320,7 +330,7 @@ impl Engine {
             return Outcome::Cancelled;
         }
         let changes = if early {
-            self.amend(watched, &service, &seen, kind);
+            self.amend(watched, &service, &seen, kind, from);
             Vec::new()
         } else {
             let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
@@ -385,9 +395,6 @@ impl Engine {
             }
         }
         let taken = Taken { check: check.clone(), windows };
-        if ended {
-            self.commit.routine(watched.hash, &check);
-        }
         tracing::debug!(service.name = %service.name, status = state.status.as_str(), reason = verdict.reason.as_str(), "checked");
 
         let committed = {
@@ -403,6 +410,9 @@ impl Engine {
             } else {
                 Decision::default()
             };
+            if ended {
+                self.log(watched, service, &check, from, &state, &judge);
+            }
             if !must_commit && decision.is_empty() {
                 None
             } else {
@@ -425,6 +435,28 @@ impl Engine {
         self.keep_in_time(watched);
         tell(service, &changes);
         changes
+    }
+
+    /// Notes a check in the log.
+    fn log(
+        &self,
+        watched: &Watched,
+        service: &Service,
+        check: &Check,
+        from: Status,
+        after: &ServiceState,
+        judge: &Judge,
+    ) {
+        let context = self.exporter.is_on().then(|| CheckContext {
+            sequence: after.sequence,
+            from,
+            outage: after.outage.as_ref().map(|outage| outage.id),
+            alert: match check.status {
+                Status::Healthy => None,
+                _ => judge.gravest(&service.name).map(|alert| alert.id.clone()),
+            },
+        });
+        self.commit.routine(watched.hash, check, context.as_ref());
     }
 
     /// The failed dependency that explains why `name` fails; `None` when it is up, or fails by itself.
@@ -501,6 +533,7 @@ impl Engine {
         let mut transition = Transition::default();
         transition.outages.push(closed.clone());
         transition.states.push((watched.clone(), state.without_outage(), None));
+        self.exporter.note(&mut transition, now);
         if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
             return Err(NotDurable);
         }
@@ -537,12 +570,12 @@ impl Engine {
         this.into_iter().chain(inner.history.latest_ms(LATEST_ANSWERS)).take(LATEST_ANSWERS).collect()
     }
 
-    /// The answer to a probe that was judged before it came.
-    fn amend(&self, watched: &Arc<Watched>, service: &Service, seen: &Observation, kind: Kind) {
+    /// The answer to a probe that was judged before it came, when the status was `from`.
+    fn amend(&self, watched: &Arc<Watched>, service: &Service, seen: &Observation, kind: Kind, from: Status) {
         let verdict = classify(seen, service.limits.latency, &service.expected);
         let step = watched.lock().state.amend(&verdict, seen, kind);
         if let Some(check) = step.check {
-            self.commit.routine(watched.hash, &check);
+            self.log(watched, service, &check, from, &step.state, &self.judge());
             self.live.amend(watched, step.state, check);
             self.mirror.touch(watched);
         }
@@ -629,6 +662,7 @@ impl Engine {
         if transition.beat {
             self.outbox.beat();
         }
+        self.exporter.owe(&transition.exports);
         let (settled, changed) = self.outbox.withdraw(&transition.withdrawn);
         self.outbox.owe(transition.owed, self.clock.now(), self.config().notify.group_wait);
         if !changed.is_empty() {
@@ -679,6 +713,7 @@ impl Engine {
         self.supervised(&parts, "references", stop, |engine, stop| async move { engine.ask_references(&stop).await });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
+        self.supervised(&parts, "export", stop, |engine, stop| async move { engine.export(&stop).await });
         self.supervised(&parts, "host", stop, |engine, stop| async move { engine.watch_host(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
         self.supervised(&parts, "publisher", stop, |engine, stop| async move { engine.publish_events(&stop).await });
