@@ -5,6 +5,7 @@ pub mod administer;
 mod alerts;
 pub mod auth;
 mod config;
+mod discovery;
 mod endpoints;
 mod error;
 mod events;
@@ -18,6 +19,7 @@ mod metrics;
 mod monitoring;
 mod notifications;
 mod outages;
+mod probe;
 mod prometheus;
 mod record;
 mod registry;
@@ -26,6 +28,7 @@ mod services;
 pub mod state;
 mod status;
 mod system;
+mod traffic;
 
 use std::time::Duration;
 
@@ -97,6 +100,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/metrics/service/{name}", get(metrics::service))
         .route("/metrics/history", get(metrics::history))
         .route("/metrics/{name}", get(metrics::named_service))
+        .route("/probe", get(probe::send))
+        .route("/api/v1/sd", get(discovery::targets))
         .route("/outages", get(outages::list))
         .route("/outages/active", get(outages::active))
         .route("/outages/summary", get(outages::summary))
@@ -127,6 +132,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/monitoring/start", post(monitoring::start))
         .route("/monitoring/stop", post(monitoring::stop))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
+        .route_layer(axum::middleware::from_fn(traffic::note_route))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)
         .with_state(state)
