@@ -456,6 +456,9 @@ impl Engine {
                 _ => judge.gravest(&service.name).map(|alert| alert.id.clone()),
             },
         });
+        if context.is_some() {
+            self.exporter.note_check();
+        }
         self.commit.routine(watched.hash, check, context.as_ref());
     }
 

@@ -29,7 +29,7 @@ use crate::domain::check::{Check, check_id};
 use crate::domain::time::{from_ms, span};
 use crate::export::documents::{Index, Maker};
 use crate::export::{Elasticsearch, ExportError};
-use crate::store::StoreError;
+use crate::store::{StoreError, Timings};
 use crate::store::records::{Batch, Fact, FactKind, OutageFilter, Retention};
 
 /// First and longest pause after a round that failed: our choice.
@@ -141,6 +141,10 @@ pub struct Exporter {
     /// Ids of refused documents that are to be sent again.
     again: Mutex<Vec<String>>,
     wake: Notify,
+    /// Checks in the log that are not settled.
+    waiting: AtomicI64,
+    /// Of bulk requests.
+    pub timings: Timings,
     work: tokio::sync::Mutex<Work>,
     /// Windows were changed in a way that their fingerprints do not show.
     windows_again: AtomicBool,
@@ -158,6 +162,8 @@ impl Exporter {
             latest: Mutex::default(),
             again: Mutex::default(),
             wake: Notify::new(),
+            waiting: AtomicI64::new(0),
+            timings: Timings::default(),
             work: tokio::sync::Mutex::default(),
             windows_again: AtomicBool::new(false),
         }
@@ -165,6 +171,16 @@ impl Exporter {
 
     pub fn is_on(&self) -> bool {
         self.target.is_some()
+    }
+
+    /// A check is on its way into the log.
+    pub(super) fn note_check(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Checks and outages that are owed.
+    pub fn depth(&self) -> usize {
+        usize::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(0) + held(&self.owed).len()
     }
 
     fn next_version(&self, now: DateTime<Utc>) -> i64 {
@@ -280,6 +296,8 @@ impl Engine {
         match cursor.as_deref().and_then(|text| serde_json::from_str::<Cursor>(text).ok()) {
             Some(cursor) => {
                 exporter.cursor.store(cursor.mark, Ordering::Relaxed);
+                let left = self.records.log_overrun(cursor.mark, 0, i64::MIN).await?.checks;
+                exporter.waiting.store(i64::try_from(left).unwrap_or(i64::MAX), Ordering::Relaxed);
                 exporter.oldest_ms.store(cursor.mark / 1000, Ordering::Relaxed);
                 held(&exporter.sent).resume(cursor.mark, cursor.began_ms);
                 if let Some(gaps) = self.records.fact(FactKind::Mark, sent::GAPS).await? {
@@ -425,6 +443,7 @@ impl Engine {
                 );
                 self.counters.export_dropped.fetch_add(overrun.checks, Ordering::Relaxed);
                 work.page = None;
+                exporter.waiting.fetch_sub(i64::try_from(overrun.checks).unwrap_or(0), Ordering::Relaxed);
                 held(&exporter.sent).lose(overrun.from_ms, overrun.to_ms);
                 if let Err(error) = self.settle_page(overrun.through, Vec::new()).await {
                     tracing::warn!(%error, "how far the export has got is not noted");
@@ -440,13 +459,17 @@ impl Engine {
         }
     }
 
+    /// Age of the oldest record not sent; `None`: the export is off.
+    pub fn export_lag(&self) -> Option<Duration> {
+        self.exporter.is_on().then(|| self.exporter.lag(self.commit.newest_mark(), self.clock.now()))
+    }
+
     /// How the export is.
     pub fn export_health(&self) -> ExportHealth {
         let exporter = &self.exporter;
-        if !exporter.is_on() {
+        let Some(lag) = self.export_lag() else {
             return ExportHealth { state: "off", lag: None, dead_letters: 0, problem: None };
-        }
-        let lag = exporter.lag(self.commit.newest_mark(), self.clock.now());
+        };
         let latest = held(&exporter.latest).clone();
         let interval = self.config().export.as_ref().map_or(LONGEST_PAUSE, |export| export.interval);
         let (state, problem) = match latest {

@@ -53,6 +53,7 @@ pub(super) struct Page {
     /// Mark of its end.
     next: i64,
     first_ms: i64,
+    checks: usize,
     /// The newest check of each service.
     newest: HashMap<u64, i64>,
     /// Documents not yet settled.
@@ -100,7 +101,7 @@ impl Engine {
         let mut told = Told::default();
         let mut requests = stream::iter(chunked(documents, batch))
             .map(async |part| {
-                let fates = target.bulk(&part).await;
+                let fates = self.exporter.timings.time(target.bulk(&part)).await;
                 (part, fates)
             })
             .buffer_unordered(IN_FLIGHT);
@@ -339,6 +340,7 @@ impl Engine {
             let letters = self.letters(page.refused, &told.settled);
             held(&self.exporter.sent).settle(page.newest, page.first_ms);
             self.settle_page(page.next, letters).await.map_err(unwritten)?;
+            self.exporter.waiting.fetch_sub(i64::try_from(page.checks).unwrap_or(0), Ordering::Relaxed);
             if page.next >= last {
                 return Ok(());
             }
@@ -376,6 +378,8 @@ impl Engine {
         let log = self.records.check_log(i64::MIN, after, PAGE_BLOBS).await;
         let log = log.map_err(|error| ExportError::new(error.to_string()))?;
         let Some(next) = log.next else {
+            let unwritten = i64::try_from(self.commit.depth()).unwrap_or(0);
+            self.exporter.waiting.store(unwritten, Ordering::Relaxed);
             // The log is at its end: who went before is not in it any more.
             services.retain(|hash, _| roster.watched.iter().any(|watched| watched.hash == *hash));
             return Ok(None);
@@ -418,6 +422,7 @@ fn page_of(
     let mut page = Page {
         next,
         first_ms,
+        checks: checks.len(),
         newest: HashMap::new(),
         documents: Vec::with_capacity(checks.len()),
         refused: Vec::new(),
