@@ -27,3 +27,4 @@ mod settings;
 mod storms;
 mod support;
 mod system;
+mod traces;
