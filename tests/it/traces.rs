@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::support::{Binary, KEY, LIMIT, Recorder, Script, Stub, TestApp, command, eventually};
+use crate::support::{Binary, KEY, LIMIT, Recorder, RedisServer, Script, Stub, TestApp, command, eventually};
 
 /// What the collector does with a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -218,6 +218,13 @@ async fn a_request_and_a_check_arrive_as_spans() {
     assert_eq!((told("service.name"), told("team")), ("infra".to_owned(), "night".to_owned()));
     assert_eq!(told("telemetry.sdk.language"), "rust");
 
+    let unknown = format!("http://127.0.0.1:{}/no/such/path", binary.port);
+    assert_eq!(client.get(unknown).header("x-service-key", KEY).send().await.unwrap().status().as_u16(), 404);
+    let is_it = |span: &Seen| attribute(span, "url.path") == "/no/such/path";
+    let unknown = collector.wait_for("the other request", is_it).await;
+    assert_eq!((unknown.name.as_str(), unknown.parent.as_str()), ("GET", ""));
+    assert_eq!(attribute(&unknown, "http.response.status_code"), "404");
+
     let check = collector.wait_for("a check", |span| span.name == "check").await;
     assert_eq!((check.parent.as_str(), check.kind), ("", 3));
     assert_eq!(attribute(&check, "infra.service"), "auth");
@@ -291,8 +298,9 @@ async fn no_secret_is_in_any_exported_byte() {
     let failed = collector.wait_for("a check", |span| span.name == "check").await;
     assert_eq!(failed.attributes["infra.result"], "unhealthy");
     assert_eq!(failed.attributes["error.type"], failed.attributes["infra.reason"]);
-    let told = collector.wait_for("a delivery", |span| span.name == "deliver").await;
-    assert_eq!(told.attributes["infra.receiver"], "webhook");
+    let is_told = |span: &Seen| span.name == "deliver" && span.attributes["infra.receiver"] == "webhook";
+    let told = collector.wait_for("a delivery", is_told).await;
+    assert_eq!((told.kind, told.parent.as_str()), (3, ""));
     binary.terminate().await;
     let kept = collector.kept.lock().unwrap();
     let text = String::from_utf8_lossy(&kept.bytes);
@@ -354,6 +362,67 @@ async fn a_collector_that_comes_back_is_told_of() {
     eventually("a word of it", async || binary.log().contains("are sent to").then_some(())).await;
     let log = binary.log();
     assert_eq!((log.matches("traces cannot be sent").count(), log.matches("again; ").count()), (1, 1), "{log}");
+}
+
+#[tokio::test]
+async fn spans_beyond_the_queue_are_dropped_and_counted() {
+    let (collector, auth) = (Collector::start(Mood::Hang).await, Stub::start(Script::ok()).await);
+    let services = format!("[[service]]\nname = \"auth\"\nurl = \"{}\"\n", auth.url());
+    let endpoint = collector.url();
+    let more = [("OTEL_BSP_MAX_QUEUE_SIZE", "2"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "300"), ("SHUTDOWN_GRACE_MS", "500")];
+    let binary = Binary::start(&services, &soon(&endpoint, &more)).await;
+    eventually("a word of it", async || binary.log().contains("beyond the queue are dropped").then_some(())).await;
+    let folder = binary.folder.clone();
+    binary.terminate().await;
+    let log = std::fs::read_to_string(folder.path().join("stdout.log")).unwrap();
+    assert_eq!(log.matches("beyond the queue are dropped").count(), 1, "{log}");
+    let (before, _) = log.split_once(" spans were never sent").expect("a count");
+    let lost: u64 = before.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(lost > 2, "{log}");
+}
+
+#[tokio::test]
+async fn a_collector_over_tls_is_trusted_by_its_authority() {
+    let (collector, auth) = (Collector::start(Mood::Take).await, Stub::start(Script::ok()).await);
+    let folder = tempfile::tempdir().unwrap();
+    let shown = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = folder.path().join("ca.pem").display().to_string();
+    std::fs::write(&file, shown.cert.pem()).unwrap();
+    as_infrastructure_service::app::install_crypto_provider();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(shown.signing_key.serialize_der().into());
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![shown.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (endpoint, upstream) =
+        (format!("https://localhost:{}", listener.local_addr().unwrap().port()), collector.address);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut inside) = acceptor.accept(stream).await else { continue };
+            let mut plain = TcpStream::connect(upstream).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut inside, &mut plain).await });
+        }
+    });
+    let services = format!("[[service]]\nname = \"auth\"\nurl = \"{}\"\n", auth.url());
+    let binary = Binary::start(&services, &soon(&endpoint, &[])).await;
+    eventually("a warning", async || binary.log().contains("traces cannot be sent").then_some(())).await;
+    assert!(collector.spans().is_empty());
+    drop(binary);
+    let more = [("OTEL_EXPORTER_OTLP_CERTIFICATE", file.as_str())];
+    let _binary = Binary::start(&services, &soon(&endpoint, &more)).await;
+    collector.wait_for("a check", |span| span.name == "check").await;
+}
+
+#[tokio::test]
+async fn what_is_written_to_redis_is_a_span() {
+    let (collector, auth) = (Collector::start(Mood::Take).await, Stub::start(Script::ok()).await);
+    let redis = RedisServer::start().await;
+    let (endpoint, url) = (collector.url(), redis.url());
+    let services = format!("[[service]]\nname = \"auth\"\nurl = \"{}\"\n", auth.url());
+    let _binary = Binary::start(&services, &soon(&endpoint, &[("REDIS_URL", &url)])).await;
+    let written = collector.wait_for("a write", |span| span.name == "write redis").await;
+    assert_eq!(written.attributes["db.system.name"], "redis");
+    assert_eq!(written.attributes["db.operation.batch.size"], "1");
 }
 
 #[tokio::test]
@@ -471,6 +540,31 @@ async fn a_traceparent_goes_where_the_operators_headers_go() {
     assert_eq!(sent[1..], [Some("mine".to_owned()), None]);
     let followed = other.heads.lock().unwrap().clone();
     assert!(!followed.is_empty() && followed.iter().all(|head| header(head, "traceparent").is_none()), "{followed:?}");
+}
+
+#[tokio::test]
+async fn a_grpc_question_carries_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("grpc://{}", listener.local_addr().unwrap());
+    let (told, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let told = told.clone();
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, _respond))) = connection.accept().await {
+                    let _ = told.send(request.headers().get("traceparent").cloned());
+                }
+            });
+        }
+    });
+    let file = format!("[[service]]\nname = \"a\"\nurl = \"{url}\"\ntraceparent = true\n");
+    let app = TestApp::with_file(&file, &[]).await;
+    app.app.engine.pause_checks(false);
+    let check = app.ask("POST", "/services/a/check", &[("x-service-key", KEY)], "");
+    let (_, parent) = tokio::join!(check, tokio::time::timeout(LIMIT, asked.recv()));
+    let parent = parent.unwrap().unwrap().expect("a traceparent");
+    assert!(parent.to_str().unwrap().starts_with("00-") && parent.len() == 55, "{parent:?}");
 }
 
 #[tokio::test]
