@@ -28,6 +28,7 @@ mod services;
 pub mod state;
 mod status;
 mod system;
+mod trace;
 mod traffic;
 
 use std::time::Duration;
@@ -133,6 +134,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/monitoring/stop", post(monitoring::stop))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .route_layer(axum::middleware::from_fn(traffic::note_route))
+        .route_layer(tower::util::MapRequestLayer::new(trace::routed))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)
         .with_state(state)

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use crate::store::redis::Redis;
 use crate::store::streams::Streams;
 use crate::store::{RecordsAddress, StoreError};
 use crate::systemd::Systemd;
+use crate::telemetry::traces::Traces;
 use crate::{telemetry, watchdog};
 
 /// Looks at the services file this often: our choice. A poll sees what watchers miss (DEPENDENCIES: ConfigMap links).
@@ -33,6 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest wait for parts that were told to end: our choice, longer than one delivery may take (10 s at most).
 const LAST_WORK: Duration = Duration::from_secs(11);
+
+/// Time to send the last spans: our choice, as far as `SHUTDOWN_GRACE_MS` leaves it, but never less than the second.
+const LAST_SPANS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
 
 /// Why the service did not start, or did not stop well. Carries its exit code (CONTRACT.md section 4).
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +210,14 @@ pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
     let configured = Configured::load(sources.clone())?;
     let Configured { settings, listed, .. } = &configured;
     let systemd = Systemd::new(&sources.variables);
-    let around = Surroundings { level: telemetry::start(&settings.log), systemd: systemd.clone() };
+    let traces = settings.traces.as_ref().map(Traces::start).transpose();
+    let traces = traces.map_err(|error| AppError::Internal(format!("traces: {error}")))?;
+    let level = telemetry::start(&settings.log, traces.as_ref().map(Traces::tracer));
+    let around = Surroundings { level, systemd: systemd.clone() };
+    if let Some(wanted) = &settings.traces {
+        let (queue, place) = (wanted.queue, wanted.place());
+        tracing::info!(queue, "traces go to {place}; at most {queue} spans wait, more are dropped and counted");
+    }
     let listener = api::serve::listen(&settings.api.host, settings.api.port)
         .await
         .map_err(|problem| ConfigError(vec![problem]))?;
@@ -239,6 +250,7 @@ pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
     signals.await.map_err(|error| AppError::Internal(format!("signals: {error}")))?;
 
     tracing::info!("stopping");
+    let since = Instant::now();
     systemd.stopping();
     // From here on parts end.
     drop(watchdog);
@@ -248,6 +260,12 @@ pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
         stop.cancel();
         let _ = serving.await;
         let _ = calendar.shutdown().await;
+        if let Some(traces) = traces {
+            let (most, least) = LAST_SPANS;
+            let limit = settings.shutdown_grace.saturating_sub(since.elapsed()).clamp(least, most);
+            // It blocks, and its client must not be dropped where async code runs.
+            let _ = tokio::task::spawn_blocking(move || traces.stop(limit)).await;
+        }
     };
     let second = async {
         // Whoever asks twice is in a hurry: what is committed is safe.

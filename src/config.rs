@@ -30,7 +30,7 @@ use crate::engine::references::ReferenceConfig;
 use crate::notify::Sender;
 use crate::notify::heartbeat::{Heartbeat, HeartbeatConfig};
 use crate::store::{RecordsAddress, RedisConfig, StoreConfig, StreamsConfig};
-use crate::telemetry::{LogConfig, LogFormat};
+use crate::telemetry::{Identity, LogConfig, LogFormat, TracesConfig};
 
 /// The key printed in the source document: CONTRACT.md section 2. Public knowledge.
 pub const PUBLISHED_KEY: &str = "nmc-internal-services-auth-key-phase1";
@@ -48,6 +48,8 @@ const POOLED_SHARE: f64 = 0.75;
 pub struct Settings {
     pub api: ApiConfig,
     pub log: LogConfig,
+    /// `None`: nothing of the service itself is traced.
+    pub traces: Option<TracesConfig>,
     pub engine: EngineConfig,
     pub defaults: Defaults,
     pub egress: EgressPolicy,
@@ -316,6 +318,16 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         r.refuse("avatar", "active_avatar", "must be at most 100 characters, none of them a control one");
     }
     let store = store(r);
+    let own = Identity {
+        service: &api.service_name,
+        version: &api.version,
+        instance: &instance,
+        environment: &api.environment,
+    };
+    let traces = TracesConfig::read(variables, &own).unwrap_or_else(|problems| {
+        r.problems.extend(problems.into_iter().map(Problem::general));
+        None
+    });
     let engine = EngineConfig {
         export: export::read(r, &store),
         outage,
@@ -344,6 +356,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
             level: r.text("log", "log_level"),
             format: r.choice("log", "log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         },
+        traces,
         services: ServicesFile {
             path: r.text("checks", "services_file").into(),
             explicit: r.is_explicit("checks", "services_file"),

@@ -102,7 +102,7 @@ pub(super) fn record(app: &ApiState, watched: &Watched) -> Map<String, Value> {
     if definition.contains_key("body") {
         fields.insert("body".to_owned(), Value::from("***"));
     }
-    for field in ["expected_headers", "expected_json", "on_assertion"] {
+    for field in ["expected_headers", "expected_json", "on_assertion", "traceparent"] {
         if let Some(value) = definition.get(field) {
             fields.insert(field.to_owned(), value.clone());
         }

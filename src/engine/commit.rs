@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use super::Engine;
 use super::counters::Part;
@@ -336,7 +338,17 @@ impl Committer {
 }
 
 async fn write_once(engine: Arc<Engine>, batch: Batch) -> Result<(), String> {
-    engine.records.write(batch).await.map_err(|error| {
+    let span = info_span!(
+        "write records",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        db.system.name = engine.records.kind(),
+        infra.states = batch.states.len(),
+        infra.events = batch.events.len(),
+        infra.checks = batch.checks.iter().map(|batch| batch.count).sum::<usize>(),
+    );
+    engine.records.write(batch).instrument(span.clone()).await.map_err(|error| {
+        span.record("otel.status_code", "ERROR");
         engine.counters.records_errors.fetch_add(1, Ordering::Relaxed);
         error.to_string()
     })

@@ -29,8 +29,8 @@ use crate::domain::check::{Check, check_id};
 use crate::domain::time::{from_ms, span};
 use crate::export::documents::{Index, Maker};
 use crate::export::{Elasticsearch, ExportError};
-use crate::store::{StoreError, Timings};
 use crate::store::records::{Batch, Fact, FactKind, OutageFilter, Retention};
+use crate::store::{StoreError, Timings};
 
 /// First and longest pause after a round that failed: our choice.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -30,3 +30,4 @@ mod settings;
 mod storms;
 mod support;
 mod system;
+mod traces;

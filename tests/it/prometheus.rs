@@ -849,9 +849,9 @@ impl PrometheusServer {
 }
 
 fn check_config(folder: &Path) {
-    let checked =
-        std::process::Command::new("promtool").args(["check", "config", "prometheus.yml"]).current_dir(folder);
-    let output = { checked }.output().expect("promtool, which tests/run installs");
+    let mut check = std::process::Command::new("promtool");
+    check.args(["check", "config", "prometheus.yml"]).current_dir(folder);
+    let output = check.output().expect("promtool, which tests/run installs");
     assert!(output.status.success(), "{output:?}");
 }
 

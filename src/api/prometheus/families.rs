@@ -553,9 +553,9 @@ pub(super) const FAMILIES: &[Family] = &[
         "Documents sent to Elasticsearch, by index and by what became of them",
         Monitor(|from, to| {
             let counts = from.engine().counters.all_exported();
-            counts.into_iter().try_for_each(|((index, result), count)| {
-                to.counter(&[("index", index), ("result", result)], count)
-            })
+            counts
+                .into_iter()
+                .try_for_each(|((index, result), count)| to.counter(&[("index", index), ("result", result)], count))
         }),
     ),
     gauge(
