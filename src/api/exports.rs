@@ -8,6 +8,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::bodies::Paging;
+use super::bodies::alerts::{RefusedDocuments, Replay, Replayed};
+use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::ApiError;
 use super::input::Asked;
@@ -16,7 +19,9 @@ use super::notifications::ids;
 use crate::domain::time::Stamp;
 use crate::engine::export::DeadLetter;
 
-/// `GET /exports/dead-letters`: documents that were refused, oldest first.
+/// `GET /exports/dead-letters`: documents that Elasticsearch refused, oldest first.
+#[utoipa::path(get, path = "/exports/dead-letters", operation_id = "listRefusedDocuments",
+    params(Paging), responses((status = 200, body = RefusedDocuments), Tagged))]
 pub(super) async fn dead_letters(
     State(app): State<ApiState>,
     asked: Asked,
@@ -38,6 +43,8 @@ fn letter(letter: &DeadLetter) -> Value {
 }
 
 /// `POST /exports/dead-letters/replay`: sends them again. The body is empty for all, or `{"ids": [...]}`.
+#[utoipa::path(post, path = "/exports/dead-letters/replay", operation_id = "replayRefusedDocuments",
+    request_body(content = Option<Replay>), responses((status = 200, body = Replayed)))]
 pub(super) async fn replay(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let ids = ids(&body)?;
     let count = app.engine.export_again(ids.as_deref()).await.map_err(unreadable)?;
