@@ -333,6 +333,10 @@ impl Page {
         // -1: an answer that did not say.
         let length = course.map_or(0.0, |course| course.length.map_or(-1.0, |length| length as f64));
         self.one("probe_http_content_length", "What the answer said of its length, -1 when it said nothing", length);
+        if let Some(body) = course.and_then(|course| course.body) {
+            let help = "Bytes of the body after decoding; absent when it was not read to its end";
+            self.one("probe_http_uncompressed_body_length", help, body as f64);
+        }
         self.one(
             "probe_http_redirects",
             "Redirects that were followed",

@@ -191,13 +191,14 @@ pub(super) async fn send(
             length: response.content_length(),
             secured: hop.url.scheme() == "https",
             ipv6: response.remote_addr().map(|peer| peer.is_ipv6()),
-            transfer: Duration::ZERO,
+            ..HttpCourse::default()
         };
         let answered = Instant::now();
         let mut reply = read(response, probe, deadline).await;
         if let Ok(reply) = &mut reply {
             reply.redirected = hop.number > 0;
-            reply.http = Some(HttpCourse { transfer: answered.elapsed(), ..course });
+            let body = reply.http.and_then(|read| read.body);
+            reply.http = Some(HttpCourse { body, transfer: answered.elapsed(), ..course });
         }
         return Observation { reply, phases };
     }
@@ -493,6 +494,7 @@ async fn read(mut response: Response, probe: &HttpProbe, deadline: Instant) -> R
     // Dropping an answer that was not read to its end closes its connection.
     drop(response);
     let complete = matches!(whole, Ok(Ok(()))) && !truncated;
+    reply.http = Some(HttpCourse { body: complete.then_some(body.len()), ..HttpCourse::default() });
     if complete || assertions.need_body() {
         reply.facts = facts(&body);
     }

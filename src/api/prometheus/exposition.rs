@@ -192,7 +192,7 @@ impl Samples<'_> {
         bounds: impl Iterator<Item = f64>,
         counts: impl Iterator<Item = u64>,
     ) -> fmt::Result {
-        let buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).zip(counts).collect();
+        let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         if labels.is_empty() {
             self.0.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
