@@ -264,9 +264,11 @@ async fn the_last_spans_leave_at_the_stop() {
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint.as_str()),
         ("OTEL_BSP_SCHEDULE_DELAY", "3600000"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=night%20shift"),
     ];
-    let binary = Binary::start(&services, &more).await;
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("services.toml"), services).unwrap();
+    std::fs::write(folder.path().join(".env"), "OTEL_EXPORTER_OTLP_HEADERS=x-tenant=night%20shift\n").unwrap();
+    let binary = Binary::start_in(folder, &more).await;
     binary.wait_until("/health", |health| health["services"]["healthy"] == 1).await;
     assert_eq!(collector.requests(), 0);
     binary.terminate().await;
@@ -509,6 +511,7 @@ async fn log_lines_are_the_same_with_traces_and_without() {
         logs.push([line, checked].map(|line| line.split_once(' ').unwrap().1.to_owned()));
     }
     assert_eq!(logs[0], logs[1]);
+    assert!(!logs.concat().join(" ").contains("infra."), "spans are for traces alone: {logs:?}");
     assert!(!collector.spans().is_empty() || collector.requests() > 0);
 }
 
