@@ -27,6 +27,8 @@ macro_rules! say {
 }
 
 mod client;
+mod export;
+mod kibana;
 mod maintenance;
 mod outages;
 mod services;
@@ -84,6 +86,8 @@ enum Command {
     Outages(outages::Outages),
     /// Maintenance windows of a running service: list, add, end, remove
     Maintenance(maintenance::Maintenance),
+    /// Dashboards and rules for other systems
+    Export(export::Export),
 }
 
 /// Parses the arguments and does what they say.
@@ -102,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => asked(services::check(&sources, &arguments)),
         Command::Outages(arguments) => asked(outages::outages(&sources, arguments)),
         Command::Maintenance(arguments) => asked(maintenance::maintenance(&sources, arguments)),
+        Command::Export(arguments) => asked(export::export(&sources, arguments)),
     }
 }
 

@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod day;
 mod events;
+mod kibana;
 mod kills;
 mod life;
 mod maintenance;
