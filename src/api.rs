@@ -25,6 +25,7 @@ mod services;
 pub mod state;
 mod status;
 mod system;
+mod traffic;
 
 use std::time::Duration;
 
@@ -124,6 +125,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/monitoring/start", post(monitoring::start))
         .route("/monitoring/stop", post(monitoring::stop))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
+        .route_layer(axum::middleware::from_fn(traffic::note_route))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)
         .with_state(state)

@@ -57,7 +57,7 @@ use crate::domain::check::Check;
 use crate::domain::classify::classify;
 use crate::domain::ess::Inbound;
 use crate::domain::event::{Event, EventKind};
-use crate::domain::host::HostPolicy;
+use crate::domain::host::{HostPolicy, ProcessUse};
 use crate::domain::judge::{Bench, Decision, Judge};
 use crate::domain::maintenance::InForce;
 use crate::domain::notification::{Delivery, Notification};
@@ -443,6 +443,16 @@ impl Engine {
         roster.registry.graph.degraded_by(&service.name, failed).cloned()
     }
 
+    /// Sends one probe to anything, watched or not. Nothing is judged, counted or stored.
+    pub async fn look(&self, service: &Service) -> Observation {
+        probes::observe(&self.clients, service, true, async |_: Observation| {}).await
+    }
+
+    /// What this process uses of the machine. Blocking; `None` where the system does not tell.
+    pub fn process(&self) -> Option<ProcessUse> {
+        crate::host::process::usage()
+    }
+
     /// Sends one probe now, outside the cadence, and waits for what it saw. A check that is under way is waited for
     /// instead: it is as good. A quick re-check that waits for its time begins at once. `None`: the monitor is stopping, or checking is paused.
     ///
@@ -614,7 +624,10 @@ impl Engine {
             self.live.note_incident(outage);
         }
         for alert in transition.alerts {
-            self.live.put_alert(alert);
+            let (severity, kind) = (alert.severity, alert.kind);
+            if self.live.put_alert(alert) {
+                self.counters.alert(severity, kind);
+            }
         }
         for (watched, state, taken) in transition.states {
             let name = &watched.service().name;

@@ -3,6 +3,7 @@
 
 mod cgroup;
 mod lane;
+pub mod process;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

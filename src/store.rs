@@ -10,7 +10,8 @@ pub mod redis;
 pub mod streams;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 
@@ -65,6 +66,49 @@ pub struct StreamsConfig {
     pub from_beginning: bool,
     /// What a consumer took and left unsettled for this long is taken over.
     pub claim_idle: Duration,
+}
+
+/// Upper bounds of `infra_store_duration_seconds`, in seconds: our choice, from a local write to a call that has waited
+/// for its deadline.
+pub const STORE_BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
+
+/// How long the calls of one store took, done or not, with the time they waited for their turn.
+#[derive(Debug, Default)]
+pub struct Timings {
+    buckets: [AtomicU64; STORE_BOUNDS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Timings {
+    /// Waits for a call, and notes how long it took. One that is given up counts as well.
+    pub async fn time<T>(&self, call: impl Future<Output = T>) -> T {
+        let _noted = Noted(self, Instant::now());
+        call.await
+    }
+
+    fn note(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = STORE_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(STORE_BOUNDS.len());
+        if let Some(count) = self.buckets.get(bucket) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Calls by [`STORE_BOUNDS`], and how long they took together.
+    pub fn seen(&self) -> ([u64; STORE_BOUNDS.len() + 1], Duration) {
+        let counts = std::array::from_fn(|place| self.buckets[place].load(Ordering::Relaxed));
+        (counts, Duration::from_micros(self.sum_us.load(Ordering::Relaxed)))
+    }
+}
+
+/// A call under way.
+struct Noted<'a>(&'a Timings, Instant);
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.0.note(self.1.elapsed());
+    }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::administer::Caller;
 use super::auth::{Guesses, authorize, fingerprint};
 use super::error::ApiError;
+use super::traffic::Reached;
 use super::{ApiState, router};
 
 /// CONTRACT.md section 3.
@@ -44,7 +45,6 @@ struct Inner {
     state: ApiState,
     router: Router,
     guesses: Guesses,
-    lane: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     cors: Option<CorsLayer>,
 }
@@ -64,7 +64,6 @@ impl Gate {
             inner: Arc::new(Inner {
                 router: router(state.clone()),
                 guesses: Guesses::default(),
-                lane: Arc::new(Semaphore::new(state.config.max_in_flight)),
                 reserved: Arc::new(Semaphore::new(RESERVED)),
                 cors,
                 state,
@@ -101,6 +100,9 @@ impl Gate {
     }
 
     async fn answer(&self, peer: IpAddr, mut request: Request<Body>) -> Response {
+        let began = Instant::now();
+        let reached = Reached::default();
+        request.extensions_mut().insert(reached.clone());
         let id = request_id(request.headers());
         let (method, path) = (request.method().clone(), without_trailing_slash(request.uri().path()).to_owned());
         let response = match self.admit(peer, &method, &path, &mut request).await {
@@ -123,6 +125,7 @@ impl Gate {
             }
             Err(error) => error.into_response(),
         };
+        self.inner.state.traffic.note(&reached, &method, response.status(), began.elapsed());
         self.finish(response, &id, &method)
     }
 
@@ -145,7 +148,7 @@ impl Gate {
         let access = authorize(&config.keys, config.scope, &self.inner.guesses, peer, method, path, request.headers())?;
         request.extensions_mut().insert(access);
         let must_have_room = matches!(path, "/livez" | "/readyz" | "/health" | "/status/critical");
-        let lane = if must_have_room { &self.inner.reserved } else { &self.inner.lane };
+        let lane = if must_have_room { &self.inner.reserved } else { &self.inner.state.lane };
         let permit = lane.clone().try_acquire_owned().map_err(|_| {
             self.inner.state.engine.counters.api_refused.fetch_add(1, Ordering::Relaxed);
             ApiError::Unavailable("Too many requests at once")

@@ -7,8 +7,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,6 +17,7 @@ use super::endpoints::{unreadable, untold};
 use super::error::{ApiError, Invalid};
 use super::health::{find, latest_ms, named};
 use super::input::Asked;
+use super::prometheus::{Format, Wanted};
 use super::{lists, prometheus};
 use crate::domain::host::Resource;
 use crate::domain::rollup::{Resolution, Rollup};
@@ -35,13 +35,6 @@ const POINTS: usize = 1000;
 const MOST_POINTS: usize = 10_000;
 /// Newest checks shown with the numbers of 002: CONTRACT.md 9.5.
 const RECENT_CHECKS: usize = 10;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Json,
-    Text,
-    OpenMetrics,
-}
 
 #[derive(Serialize)]
 struct MetricsBody {
@@ -151,55 +144,31 @@ pub(super) async fn all(
         return of_service(&app, &headers, &watched, &service);
     }
     match format(asked, &headers)? {
-        Format::Json => lists::shared(&app, &headers, "metrics", body).await,
-        Format::Text => exposition(app, false).await,
-        Format::OpenMetrics => exposition(app, true).await,
+        None => lists::shared(&app, &headers, "metrics", body).await,
+        Some(format) => prometheus::scrape(app, format).await,
     }
 }
 
 /// `GET /metrics/prometheus`: text, whatever is asked for.
 pub(super) async fn text(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let open = matches!(format(None, &headers)?, Format::OpenMetrics);
-    exposition(app, open).await
+    prometheus::scrape(app, Wanted::of(&headers).text()).await
 }
 
-async fn exposition(app: ApiState, open: bool) -> Result<Response, ApiError> {
-    let written = tokio::task::spawn_blocking(move || prometheus::write(&app, open)).await;
-    let text = written.ok().and_then(Result::ok).ok_or(ApiError::Internal("Failed to get metrics"))?;
-    let media = if open {
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    } else {
-        "text/plain; version=0.0.4; charset=utf-8"
-    };
-    Ok(([(CONTENT_TYPE, media)], text).into_response())
-}
-
-/// `format` overrides; then OpenMetrics before text before JSON, by what `Accept` names.
-fn format(asked: Option<&str>, headers: &HeaderMap) -> Result<Format, ApiError> {
+/// `format` overrides what `Accept` asks for; `None`: JSON.
+fn format(asked: Option<&str>, headers: &HeaderMap) -> Result<Option<Format>, ApiError> {
+    let wanted = Wanted::of(headers);
     match asked.map(str::to_ascii_lowercase).as_deref() {
-        Some("json") => return Ok(Format::Json),
-        Some("prometheus") => return Ok(Format::Text),
-        Some(other) => {
-            return Err(ApiError::from(Invalid {
-                place: "query",
-                field: "format".to_owned(),
-                rule: "must be json or prometheus".to_owned(),
-                kind: "enum",
-                input: Some(crate::domain::observation::clean(other).into()),
-            }));
-        }
-        None => {}
+        Some("json") => Ok(None),
+        Some("prometheus") => Ok(Some(wanted.text())),
+        Some(other) => Err(ApiError::from(Invalid {
+            place: "query",
+            field: "format".to_owned(),
+            rule: "must be json or prometheus".to_owned(),
+            kind: "enum",
+            input: Some(crate::domain::observation::clean(other).into()),
+        })),
+        None => Ok(wanted.text_or_json()),
     }
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let media: Vec<&str> =
-        accepted.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next()).map(str::trim).collect();
-    Ok(if media.contains(&"application/openmetrics-text") {
-        Format::OpenMetrics
-    } else if media.contains(&"text/plain") && !media.contains(&"application/json") {
-        Format::Text
-    } else {
-        Format::Json
-    })
 }
 
 fn body(app: &ApiState) -> MetricsBody {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,8 @@ use super::ApiConfig;
 use super::administer::Administer;
 use super::events::READERS;
 use super::lists::Lists;
+use super::prometheus::Scrapes;
+use super::traffic::Traffic;
 use crate::engine::Engine;
 
 /// Cheap handles, one clone for each request.
@@ -21,6 +24,12 @@ pub struct ApiState {
     pub(super) lists: Arc<Lists>,
     /// Places for readers of events.
     pub(super) readers: Arc<Semaphore>,
+    pub(super) scrapes: Arc<Scrapes>,
+    /// Places for requests answered at once.
+    pub(super) lane: Arc<Semaphore>,
+    pub(super) traffic: Arc<Traffic>,
+    /// When the settings were read that this process began with.
+    pub(super) loaded: DateTime<Utc>,
     /// Streams that would never end by themselves end with it.
     pub(super) stop: CancellationToken,
     started: Instant,
@@ -29,6 +38,10 @@ pub struct ApiState {
 impl ApiState {
     pub fn new(config: ApiConfig, engine: Arc<Engine>, admin: Arc<dyn Administer>, stop: CancellationToken) -> Self {
         Self {
+            scrapes: Arc::default(),
+            lane: Arc::new(Semaphore::new(config.max_in_flight)),
+            traffic: Arc::default(),
+            loaded: engine.clock.now(),
             config: Arc::new(config),
             engine,
             admin,

@@ -167,6 +167,19 @@ pub struct Vitals {
     pub uptime: Duration,
 }
 
+/// What this process uses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProcessUse {
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    /// Of all its threads since it started.
+    pub cpu: Duration,
+    pub open_files: u64,
+    pub most_open_files: Option<u64>,
+    /// Unix seconds.
+    pub started: f64,
+}
+
 /// One look; a part that did not answer in time is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostSample {

@@ -150,6 +150,12 @@ pub struct TlsOptions {
     pub critical_days: u32,
 }
 
+impl TlsOptions {
+    /// The usual verification, and no opinion on how long a certificate lasts.
+    pub const UNJUDGED: Self =
+        Self { verify: true, ca_file: None, server_name: None, warning_days: 0, critical_days: 0 };
+}
+
 /// One HTTP or HTTPS request, and what of its answer is looked at.
 #[derive(Debug, Clone)]
 pub struct HttpProbe {

@@ -1,8 +1,9 @@
 //! What is remembered of a service's checks, and the numbers computed over it: windows are by time (DESIGN.md section 4).
 //!
-//! Four memories, each bounded: the newest checks one by one, an hour by minutes, a day by hours with latency
-//! histograms, and a day as a time line of up and down, exact to the millisecond. Counts and percentiles over 24 hours
-//! take in whole hours: the oldest one counts until its last minute has left the window.
+//! Five memories, each bounded: the newest checks one by one, an hour by minutes, a day by hours with latency
+//! histograms, a day as a time line of up and down, exact to the millisecond, and what has left that line by days, for a
+//! month. Counts and percentiles over 24 hours take in whole hours: the oldest one counts until its last minute has left
+//! the window; availability over longer than a day takes in whole days likewise.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::time::from_ms;
 /// The rolling window of uptime, percentiles, MTBF and MTTR: 24 h, DESIGN.md section 4.
 pub const WINDOW: Duration = Duration::from_secs(24 * 3600);
 const WINDOW_MS: i64 = 24 * 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
 /// Minutes of the fleet kept until they are stored: our choice.
@@ -31,6 +33,9 @@ const MINUTES_KEPT: usize = 120;
 /// Changes of up and down kept per service: our choice, 64 KiB for one that flips with every check. When there are
 /// more in a day the oldest are forgotten and their time counts as unknown.
 const SPANS: usize = 16_384;
+
+/// Days of up and down kept per service: the longest window there is, CONTRACT.md section 16.
+const DAYS: u32 = 30;
 
 /// What a stretch of time counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -104,7 +109,15 @@ pub struct Timeline {
     from_ms: i64,
     last_ms: i64,
     hold_ms: i64,
+    /// What has left the line, oldest first.
+    #[serde(default)]
+    days: VecDeque<Day>,
 }
+
+/// What is remembered of a day (of UTC) that has left the line, or of the part of it that has: its number since the
+/// epoch, milliseconds up, milliseconds down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Day(u32, u32, u32);
 
 impl Timeline {
     const LONGEST_MS: i64 = (1 << 30) - 1;
@@ -151,8 +164,40 @@ impl Timeline {
 
     fn forget_oldest(&mut self) {
         if let Some(span) = self.spans.pop_front() {
+            let from_ms = self.front_ms;
             self.front_ms += i64::from(span >> 2);
+            let phase = Phase::ALL.get((span & 3) as usize).copied().unwrap_or_default();
+            if matches!(phase, Phase::Up | Phase::Down) {
+                self.remember(phase, from_ms, self.front_ms);
+            }
         }
+    }
+
+    /// Adds a span that leaves the line to the days it lies in.
+    fn remember(&mut self, phase: Phase, mut from_ms: i64, until_ms: i64) {
+        while from_ms < until_ms {
+            let day = unit(from_ms, DAY_MS);
+            let part = until_ms.min((i64::from(day) + 1) * DAY_MS) - from_ms;
+            if self.days.back().is_none_or(|last| last.0 < day) {
+                self.days.retain(|kept| kept.0 + DAYS >= day);
+                self.days.push_back(Day(day, 0, 0));
+            }
+            if let Some(Day(_, up, down)) = self.days.back_mut() {
+                let sum = if phase == Phase::Up { up } else { down };
+                // At most a day: it fits.
+                *sum = sum.saturating_add(u32::try_from(part).unwrap_or(u32::MAX));
+            }
+            from_ms += part;
+        }
+    }
+
+    /// Up and down time of the `window_ms` before `now_ms`, by whole days where the line does not reach back that far.
+    fn up_and_down(&self, now_ms: i64, window_ms: i64) -> (i64, i64) {
+        let parts = self.parts(now_ms, window_ms);
+        let in_window = |day: &&Day| (i64::from(day.0) + 1) * DAY_MS > now_ms - window_ms;
+        let days = if window_ms > WINDOW_MS { self.days.iter() } else { self.days.range(..0) };
+        days.filter(in_window)
+            .fold((parts.up, parts.down), |(up, down), day| (up + i64::from(day.1), down + i64::from(day.2)))
     }
 
     /// Milliseconds in maintenance between two instants.
@@ -443,11 +488,20 @@ impl History {
             + self.hours.iter().map(|hour| hour.histogram.heap_bytes()).sum::<usize>()
             + self.hours.capacity() * size_of::<Hour>()
             + self.timeline.spans.capacity() * 4
+            + self.timeline.days.capacity() * size_of::<Day>()
             + self.outages.capacity() * size_of::<OutageSpan>()
     }
 
     pub fn parts(&self, now: DateTime<Utc>) -> Parts {
         self.timeline.parts(now.timestamp_millis(), WINDOW_MS)
+    }
+
+    /// Up time over up and down time in the last `span` of at most 30 days, as a ratio; `None` without either. What
+    /// was before this service was first looked at counts nowhere.
+    pub fn availability(&self, now: DateTime<Utc>, span: Duration) -> Option<f64> {
+        let span_ms = i64::try_from(span.as_millis()).unwrap_or(WINDOW_MS);
+        let (up, down) = self.timeline.up_and_down(now.timestamp_millis(), span_ms);
+        (up + down > 0).then(|| up as f64 / (up + down) as f64)
     }
 
     /// Conclusive checks of the last 24 hours.
@@ -754,6 +808,41 @@ mod tests {
             history.record(result(T0 + i64::from(n) * 15_000, Status::Healthy, Some(us)), Duration::from_secs(33), &[]);
         }
         assert!(history.heap_bytes() < 8 * 1024, "{} bytes", history.heap_bytes());
+    }
+
+    #[test]
+    fn what_has_left_the_line_counts_by_days_for_a_month() {
+        const QUARTER: i64 = 15 * MINUTE_MS;
+        let month = Duration::from_secs(30 * 24 * 3600);
+        let mut history = History::default();
+        // Forty days from midnight, down for the first of them, for the twentieth, and for the last hour.
+        let midnight = T0 / DAY_MS * DAY_MS;
+        let down = |quarter: i64| [0, 20].contains(&(quarter / 96)) || quarter >= 40 * 96 - 4;
+        let mut check = |quarter: i64| {
+            let status = if down(quarter) { Status::Unhealthy } else { Status::Degraded };
+            let check = result(midnight + quarter * QUARTER, status, None);
+            history.record(check, Duration::from_millis(QUARTER as u64), &[]);
+            history.clone()
+        };
+        let after = |quarters: i64| from_ms(midnight + quarters * QUARTER);
+        let ratio =
+            |history: &History, at, span| history.availability(at, span).map(|ratio| (ratio * 1e6).round() / 1e6);
+        let ten_days: Vec<History> = (0..10 * 96).map(&mut check).collect();
+        let ten_days = ten_days.last().unwrap();
+        assert_eq!(ratio(ten_days, after(10 * 96), month), Some(0.9), "the first day is down");
+        assert_eq!(ratio(ten_days, after(10 * 96), WINDOW), Some(1.0));
+        let whole: Vec<History> = (10 * 96..40 * 96).map(check).collect();
+        let whole = whole.last().unwrap();
+        // Thirty days, with the twentieth and an hour down; the first has left the window.
+        assert_eq!(
+            ratio(whole, after(40 * 96), month),
+            Some(((30.0 - 1.0 - 1.0 / 24.0) / 30.0 * 1e6_f64).round() / 1e6)
+        );
+        assert_eq!(ratio(whole, after(40 * 96), Duration::from_secs(3600)), Some(0.0));
+        assert!(whole.timeline.days.len() <= 32, "{} days", whole.timeline.days.len());
+        let read: History = serde_json::from_str(&serde_json::to_string(whole).unwrap()).unwrap();
+        assert_eq!(read.timeline, whole.timeline, "a restart forgets nothing");
+        assert_eq!(ratio(&History::default(), after(0), month), None);
     }
 
     #[test]

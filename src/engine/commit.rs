@@ -42,7 +42,7 @@ const FIRST_TRY: Duration = Duration::from_millis(250);
 const LAST_TRY: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_millis(200);
 /// Checks kept for a store that is away: our choice, some 50 MB.
-const UNWRITTEN_CHECKS: usize = 2_000_000;
+pub const UNWRITTEN_CHECKS: usize = 2_000_000;
 
 /// What becomes visible once it is committed.
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::domain::alert::{AlertType, Severity};
 use crate::domain::histogram::Pool;
 
 /// Why a due check was not started.
@@ -103,6 +104,7 @@ pub struct Counters {
     pub api_refused: AtomicU64,
     notifications: Mutex<BTreeMap<(String, &'static str), u64>>,
     events: Mutex<BTreeMap<(EventCount, &'static str), u64>>,
+    alerts: Mutex<BTreeMap<(Severity, AlertType), u64>>,
     panics: Mutex<BTreeMap<&'static str, u64>>,
     /// Rounds of each part's loop.
     progress: [AtomicU64; Part::ALL.len()],
@@ -180,6 +182,16 @@ impl Counters {
 
     pub fn events(&self) -> BTreeMap<(EventCount, &'static str), u64> {
         held(&self.events).clone()
+    }
+
+    /// An alert is new on the active list, with the severity it begins with.
+    pub fn alert(&self, severity: Severity, kind: AlertType) {
+        *held(&self.alerts).entry((severity, kind)).or_default() += 1;
+    }
+
+    /// Alerts raised, by severity and type.
+    pub fn alerts(&self) -> BTreeMap<(Severity, AlertType), u64> {
+        held(&self.alerts).clone()
     }
 
     pub fn panic(&self, task: &'static str) {

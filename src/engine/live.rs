@@ -18,7 +18,7 @@ use crate::domain::check::{Check, name_hash};
 use crate::domain::histogram::Pool;
 use crate::domain::maintenance::{InForce, Span};
 use crate::domain::observation::{Observation, Reason};
-use crate::domain::outage::Outage;
+use crate::domain::outage::{Outage, OutageSeverity};
 use crate::domain::policy::DetectionPolicy;
 use crate::domain::registry::Registry;
 use crate::domain::service::{Service, ServiceName};
@@ -46,6 +46,8 @@ pub struct Tally {
     pub results: Vec<(Option<Status>, Reason, u64)>,
     pub buckets: [u32; DURATION_BOUNDS_US.len() + 1],
     pub sum_us: u64,
+    /// Outages opened, by [`OutageSeverity`].
+    pub outages: [u32; OutageSeverity::ALL.len()],
 }
 
 impl Tally {
@@ -470,7 +472,10 @@ impl Live {
         let mut inner = watched.lock();
         let (from, to) = (inner.state.status, state.status);
         match (&inner.state.outage, &state.outage) {
-            (None, Some(opened)) => inner.history.open_outage(opened.started),
+            (None, Some(opened)) => {
+                inner.history.open_outage(opened.started);
+                inner.tally.outages[opened.severity as usize] += 1;
+            }
             (Some(_), None) => {
                 let first_good = taken.as_ref().map(|taken| taken.check.at());
                 let first_good = inner.state.recovering_from.or(first_good).or(ended).unwrap_or_default();
@@ -514,11 +519,13 @@ impl Live {
         watched.lock().tally.count(None, reason, None);
     }
 
-    pub(super) fn put_alert(&self, alert: Alert) {
+    /// Puts an alert as it is now in its place; whether it is new on the active list.
+    pub(super) fn put_alert(&self, alert: Alert) -> bool {
         let alert = Arc::new(alert);
         let mut alerts = held(&self.alerts);
+        let mut is_new = false;
         if alert.is_listed() {
-            alerts.insert(alert.id.clone(), alert);
+            is_new = alerts.insert(alert.id.clone(), alert).is_none();
         } else {
             alerts.remove(&alert.id);
             let mut ended = held(&self.ended_alerts);
@@ -529,6 +536,7 @@ impl Live {
         drop(alerts);
         self.alert_generation.fetch_add(1, Ordering::AcqRel);
         self.touch(false);
+        is_new
     }
 
     pub(super) fn alert_generation(&self) -> u64 {

@@ -433,12 +433,14 @@ fn deepest(error: &reqwest::Error) -> String {
 async fn read(mut response: Response, probe: &HttpProbe, deadline: Instant) -> Result<Reply, ProbeFailure> {
     let assertions = &probe.assertions;
     let mut reply = Reply { code: response.status().as_u16(), ..Reply::default() };
-    if let (Some(options), Some(tls)) = (&probe.tls, response.extensions().get::<reqwest::tls::TlsInfo>())
+    if let Some(tls) = response.extensions().get::<reqwest::tls::TlsInfo>()
         && let Some(der) = tls.peer_certificate()
     {
-        let seen = super::tls::look_at(der, super::tls::now(), options);
+        // Its end is shown of every certificate, and judged where that is asked for.
+        let options = probe.tls.as_deref();
+        let seen = super::tls::look_at(der, super::tls::now(), options.unwrap_or(&TlsOptions::UNJUDGED));
         reply.certificate_expires = seen.expires;
-        reply.findings.extend(seen.finding);
+        reply.findings.extend(seen.finding.filter(|_| options.is_some()));
     }
     let miss = |reason: Reason, text: String| {
         if assertions.unhealthy { Finding::unhealthy(reason, text) } else { Finding::degraded(reason, text) }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{RecordsAddress, StoreError};
+use super::{RecordsAddress, StoreError, Timings};
 use crate::domain::alert::{Alert, AlertType, Component, Severity};
 use crate::domain::check::{Check, CheckBatch, CheckRun, name_hash};
 use crate::domain::event::{Event, EventKind};
@@ -304,6 +304,14 @@ impl Records {
             Self::Sqlite(records) if records.in_memory() => "memory",
             Self::Sqlite(_) => "sqlite",
             Self::Postgres(_) => "postgresql",
+        }
+    }
+
+    /// How long its calls took.
+    pub fn timings(&self) -> &Timings {
+        match self {
+            Self::Sqlite(records) => &records.timings,
+            Self::Postgres(records) => &records.timings,
         }
     }
 

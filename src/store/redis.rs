@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::RedisConfig;
 use super::keys::Keys;
+use super::{RedisConfig, Timings};
 use crate::domain::alert::Alert;
 use crate::domain::check::Check;
 use crate::domain::observation::{Kind, Reason};
@@ -84,6 +84,7 @@ pub struct Redis {
     connection: Connection,
     keys: Keys,
     ttl: Duration,
+    timings: Arc<Timings>,
 }
 
 /// One service's new state and the checks Redis has not seen.
@@ -215,7 +216,13 @@ impl Redis {
             connection: Connection::new(url.expose_secret(), Some(config.database), CALL_DEADLINE)?,
             keys: Keys(config.prefix.clone()),
             ttl: config.ttl,
+            timings: Arc::default(),
         }))
+    }
+
+    /// How long its calls took.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// How long keys live without being written.
@@ -233,7 +240,7 @@ impl Redis {
 
     /// Sends `commands` together and returns their answers. A key of another type is the writer's to mend.
     async fn run(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, RedisError> {
-        self.connection.run(commands, &["WRONGTYPE"]).await
+        self.timings.time(self.connection.run(commands, &["WRONGTYPE"])).await
     }
 
     /// Writes states and checks. Returns the services whose history in Redis turned out shorter than ours: Redis has

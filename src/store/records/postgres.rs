@@ -27,6 +27,7 @@ use crate::domain::notification::{Delivery, Notification};
 use crate::domain::outage::Outage;
 use crate::domain::rollup::Rollup;
 use crate::store::StoreError;
+use crate::store::Timings;
 
 /// Connecting, and one call: our choice. Longer than a busy server needs, shorter than the detection promise.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -53,6 +54,7 @@ pub struct Postgres {
     client: Lane,
     /// A second connection, so that long reads hold up no commit.
     reader: Lane,
+    pub(super) timings: Arc<Timings>,
     /// `fsync` and `synchronous_commit` are on.
     safe: Arc<AtomicBool>,
 }
@@ -69,6 +71,7 @@ impl Postgres {
             config: Arc::new(config),
             client: Arc::default(),
             reader: Arc::default(),
+            timings: Arc::default(),
             safe: Arc::new(AtomicBool::new(true)),
         };
         let mut client = records.dial().await?;
@@ -170,11 +173,11 @@ impl Postgres {
 
     /// Runs `work` on a live connection, under the deadline. A connection that failed is not used again.
     async fn call<T>(&self, work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.on(&self.client, work).await
+        self.timings.time(self.on(&self.client, work)).await
     }
 
     async fn read<T>(&self, work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.on(&self.reader, work).await
+        self.timings.time(self.on(&self.reader, work)).await
     }
 
     async fn on<T>(

@@ -25,6 +25,7 @@ use crate::domain::notification::{Delivery, Notification};
 use crate::domain::outage::Outage;
 use crate::domain::rollup::Rollup;
 use crate::store::StoreError;
+use crate::store::Timings;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -35,6 +36,7 @@ pub struct Sqlite {
     /// A second connection, so that long reads hold up no commit; the same one for a database in memory.
     reads: std::sync::mpsc::Sender<Job>,
     in_memory: bool,
+    pub(super) timings: Arc<Timings>,
     /// Held for as long as the store is used: nobody else may write to the file.
     _lock: Option<Arc<File>>,
 }
@@ -54,7 +56,7 @@ impl Sqlite {
             Some(_) => thread("records-reader", path.clone()).await?,
             None => jobs.clone(),
         };
-        Ok(Self { jobs, reads, in_memory: path.is_none(), _lock: lock.map(Arc::new) })
+        Ok(Self { jobs, reads, in_memory: path.is_none(), timings: Arc::default(), _lock: lock.map(Arc::new) })
     }
 
     pub(super) fn in_memory(&self) -> bool {
@@ -65,14 +67,14 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        on(&self.jobs, work).await
+        self.timings.time(on(&self.jobs, work)).await
     }
 
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        on(&self.reads, work).await
+        self.timings.time(on(&self.reads, work)).await
     }
 
     pub(super) async fn write(&self, batch: Batch) -> Result<(), StoreError> {
