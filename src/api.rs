@@ -5,6 +5,7 @@ pub mod administer;
 mod alerts;
 pub mod auth;
 mod config;
+mod discovery;
 mod endpoints;
 mod error;
 mod events;
@@ -17,6 +18,7 @@ mod metrics;
 mod monitoring;
 mod notifications;
 mod outages;
+mod probe;
 mod prometheus;
 mod record;
 mod registry;
@@ -97,6 +99,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/metrics/service/{name}", get(metrics::service))
         .route("/metrics/history", get(metrics::history))
         .route("/metrics/{name}", get(metrics::named_service))
+        .route("/probe", get(probe::send))
+        .route("/api/v1/sd", get(discovery::targets))
         .route("/outages", get(outages::list))
         .route("/outages/active", get(outages::active))
         .route("/outages/summary", get(outages::summary))

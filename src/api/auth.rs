@@ -91,6 +91,8 @@ fn class(method: &Method, path: &str) -> Class {
     match path {
         "/livez" | "/readyz" | "/health/live" => Class::Open,
         "/" => Class::Public,
+        // It tells where everything is: CONTRACT.md section 20.
+        "/api/v1/sd" => Class::Read,
         _ if ["health", "status", "api"].contains(&first) => Class::Public,
         "/docs" | "/redoc" | "/openapi.json" => Class::Public,
         _ => Class::Read,
@@ -206,6 +208,9 @@ mod tests {
         check(Method::GET, "/healthz", Class::Read);
         check(Method::GET, "/status/critical", Class::Public);
         check(Method::GET, "/services", Class::Read);
+        check(Method::GET, "/api/v1/services/status", Class::Public);
+        check(Method::GET, "/api/v1/sd", Class::Read);
+        check(Method::GET, "/probe", Class::Read);
         check(Method::OPTIONS, "/health", Class::Write);
         check(Method::GET, "/LIVEZ", Class::Read);
         check(Method::GET, "/livez;x", Class::Read);

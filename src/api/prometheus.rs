@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use self::exposition::Writer;
+pub(super) use self::exposition::{Gauge, page};
 use self::families::Source;
 use super::ApiState;
 use super::error::ApiError;

@@ -11,6 +11,7 @@ use super::ApiConfig;
 use super::administer::Administer;
 use super::events::READERS;
 use super::lists::Lists;
+use super::probe::PROBES;
 use super::prometheus::Scrapes;
 use super::traffic::Traffic;
 use crate::engine::Engine;
@@ -25,6 +26,8 @@ pub struct ApiState {
     /// Places for readers of events.
     pub(super) readers: Arc<Semaphore>,
     pub(super) scrapes: Arc<Scrapes>,
+    /// Places for probes that a caller waits for.
+    pub(super) probes: Arc<Semaphore>,
     /// Places for requests answered at once.
     pub(super) lane: Arc<Semaphore>,
     pub(super) traffic: Arc<Traffic>,
@@ -39,6 +42,7 @@ impl ApiState {
     pub fn new(config: ApiConfig, engine: Arc<Engine>, admin: Arc<dyn Administer>, stop: CancellationToken) -> Self {
         Self {
             scrapes: Arc::default(),
+            probes: Arc::new(Semaphore::new(PROBES)),
             lane: Arc::new(Semaphore::new(config.max_in_flight)),
             traffic: Arc::default(),
             loaded: engine.clock.now(),

@@ -135,6 +135,23 @@ pub struct Facts {
     pub external_services_ok: Option<bool>,
 }
 
+/// How an HTTP answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HttpCourse {
+    /// Redirects that were followed.
+    pub redirects: usize,
+    /// 9, 10 or 11.
+    pub version: u8,
+    /// What the answer said of its length, if it did.
+    pub length: Option<u64>,
+    /// It came over TLS.
+    pub secured: bool,
+    /// The peer's address was one of IPv6; `None` where the connection does not tell.
+    pub ipv6: Option<bool>,
+    /// From the response head to the end of what was read.
+    pub transfer: Duration,
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
@@ -148,6 +165,8 @@ pub struct Reply {
     pub details: Option<Box<str>>,
     /// When the certificate that was shown, or one of its chain, expires first; unix seconds.
     pub certificate_expires: Option<i64>,
+    /// Of HTTP only.
+    pub http: Option<HttpCourse>,
 }
 
 impl Reply {

@@ -18,6 +18,7 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 use url::Url;
 
+pub use self::address::NOT_ALLOWED;
 pub use self::tables::{
     DnsTable, FilesystemTable, GrpcTable, IcmpTable, PostgresTable, RedisTable, TcpTable, TlsTable, UdpTable,
 };

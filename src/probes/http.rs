@@ -26,7 +26,7 @@ use super::dial::SECOND_ATTEMPT_AFTER;
 use super::trace::{ATTEMPT, GuardedResolver, HandshakeMark, Marking, Marks, TRACE, Trace, is_local};
 use super::{ClientsError, Progress, Step};
 use crate::domain::egress::{EgressPolicy, Trust};
-use crate::domain::observation::{Facts, Finding, Observation, Phases, ProbeFailure, Reason, Reply};
+use crate::domain::observation::{Facts, Finding, HttpCourse, Observation, Phases, ProbeFailure, Reason, Reply};
 use crate::domain::probe::{Connection, HttpProbe, Method, TlsOptions};
 
 /// Body that is read, after decoding: CONTRACT.md 6.2.
@@ -173,9 +173,23 @@ pub(super) async fn send(
             continue;
         }
         progress.set(Step::Answered);
+        let course = HttpCourse {
+            redirects: hop.number,
+            version: match response.version() {
+                reqwest::Version::HTTP_09 => 9,
+                reqwest::Version::HTTP_10 => 10,
+                _ => 11,
+            },
+            length: response.content_length(),
+            secured: hop.url.scheme() == "https",
+            ipv6: response.remote_addr().map(|peer| peer.is_ipv6()),
+            transfer: Duration::ZERO,
+        };
+        let answered = Instant::now();
         let mut reply = read(response, probe, deadline).await;
         if let Ok(reply) = &mut reply {
             reply.redirected = hop.number > 0;
+            reply.http = Some(HttpCourse { transfer: answered.elapsed(), ..course });
         }
         return Observation { reply, phases };
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{KEY, TestApp};
 
 /// One service slow, one down with an outage, one answering 404, the rest healthy.
-async fn eventful() -> TestApp {
+pub async fn eventful() -> TestApp {
     let app = TestApp::built_in().await;
     for service in ["ts-auth-service", "ts-tenant-service", "as-call-service", "as-connection-service", "web-ui"] {
         app.answer(service, 20).await;
@@ -58,43 +58,7 @@ async fn every_answer_has_its_exact_fields() {
     }
 }
 
-#[tokio::test]
-async fn prometheus_text_has_every_family_of_the_milestone() {
-    let app = eventful().await;
-    let families = "infra_build_info infra_uptime_seconds infra_records_up infra_services infra_service_up \
-        infra_service_status infra_service_consecutive_failures infra_outage_open \
-        infra_service_last_check_timestamp_seconds infra_probe_duration_seconds infra_checks_total \
-        infra_checks_due_total infra_checks_started_total infra_checks_finished_total infra_checks_cancelled_total \
-        infra_checks_in_flight infra_checks_skipped_total infra_scheduler_lateness_seconds infra_alerts_active \
-        infra_notifications_total infra_outbox_oldest_age_seconds infra_queue_depth infra_queue_limit \
-        infra_queue_dropped_total infra_store_errors_total infra_config_reload_success infra_panics_total";
-    let classic = app.ask("GET", "/metrics", &[("x-service-key", KEY), ("accept", "text/plain")], "").await;
-    assert_eq!(classic.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
-    for family in families.split_whitespace() {
-        assert!(classic.text.contains(&format!("# TYPE {family} ")), "{family} is missing");
-    }
-    assert!(!classic.text.contains("infra_redis_up"), "Redis is off");
-    assert!(
-        classic.text.contains("infra_service_up{service=\"twilio-server\",category=\"external\",critical=\"true\"} 0")
-    );
-    assert!(!classic.text.contains("infra_service_up{service=\"ts-user-service\""), "unknown is absent");
-    assert!(classic.text.contains(
-        "infra_probe_duration_seconds_bucket{le=\"2.0\",service=\"pns-provisioning-service\",protocol=\"http\"} 1"
-    ));
-    let open = app
-        .ask("GET", "/metrics", &[("x-service-key", KEY), ("accept", "application/openmetrics-text;version=1.0.0")], "")
-        .await;
-    assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    assert!(open.text.ends_with("# EOF\n"));
-    assert!(app.get("/metrics/prometheus").await.text.contains("# TYPE infra_checks_total counter"));
-    assert!(app.get("/metrics?format=prometheus").await.text.starts_with("# HELP"));
-    assert!(
-        app.ask("GET", "/metrics", &[("x-service-key", KEY), ("accept", "*/*")], "").await.json["system"].is_object()
-    );
-    assert_eq!(app.get("/metrics?format=xml").await.status, StatusCode::UNPROCESSABLE_ENTITY);
-}
-
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 14] = [
     "/",
     "/health",
     "/health/services",
@@ -106,6 +70,8 @@ const PATHS: [&str; 12] = [
     "/metrics",
     "/metrics/prometheus",
     "/metrics/service/web-ui",
+    "/probe",
+    "/api/v1/sd",
     "/nope",
 ];
 

@@ -18,6 +18,7 @@ mod maintenance;
 mod outages;
 mod outbox;
 mod probes;
+mod prometheus;
 mod protocols;
 mod records;
 mod redis;

@@ -90,6 +90,41 @@ impl Writer {
     }
 }
 
+/// A gauge with all its samples, each with at most one label.
+#[derive(Debug)]
+pub struct Gauge {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub samples: Vec<(Option<(&'static str, &'static str)>, f64)>,
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|gauge| {
+            let mut samples = Samples(to.encode_descriptor(gauge.name, gauge.help, None, MetricType::Gauge)?);
+            gauge.samples.iter().try_for_each(|(label, value)| samples.gauge(label.as_slice(), *value))
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Gauges(Vec<Gauge>);
+
+/// A page of gauges: the same in both formats but for the end.
+///
+/// # Errors
+/// Never in practice: writing to a string does not fail.
+pub fn page(gauges: Vec<Gauge>, format: Format) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Gauges(gauges)));
+    let mut text = String::new();
+    text::encode_registry(&mut text, &registry)?;
+    if format == Format::Open {
+        text::encode_eof(&mut text)?;
+    }
+    Ok(text)
+}
+
 struct Piece {
     family: &'static Family,
     source: Arc<Source>,
@@ -157,7 +192,7 @@ impl Samples<'_> {
         bounds: impl Iterator<Item = f64>,
         counts: impl Iterator<Item = u64>,
     ) -> fmt::Result {
-        let buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).zip(counts).collect();
+        let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         if labels.is_empty() {
             self.0.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)

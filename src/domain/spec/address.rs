@@ -11,6 +11,9 @@ use super::{Defaults, Problems, ServiceSpec, URL_CHARS};
 use crate::domain::probe::{Protocol, Target};
 use crate::domain::service::Source;
 
+/// Said of an address that the egress rule denies.
+pub const NOT_ALLOWED: &str = "points to an address that is not allowed; see EGRESS_ALLOW";
+
 /// Where a definition points to.
 pub(super) struct Address {
     pub protocol: Protocol,
@@ -179,7 +182,7 @@ impl ServiceSpec {
         };
         // The name a DNS service asks for is not connected to: its resolver is.
         if !permitted && protocol != Protocol::Dns {
-            problems.add("url", "points to an address that is not allowed; see EGRESS_ALLOW");
+            problems.add("url", NOT_ALLOWED);
         }
     }
 
