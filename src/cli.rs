@@ -27,6 +27,8 @@ macro_rules! say {
 }
 
 mod client;
+mod export;
+mod kibana;
 mod maintenance;
 mod outages;
 mod services;
@@ -86,6 +88,8 @@ enum Command {
     Maintenance(maintenance::Maintenance),
     /// Print the OpenAPI document of the API; needs neither settings nor a running service
     Openapi,
+    /// Dashboards and rules for other systems
+    Export(export::Export),
 }
 
 /// Parses the arguments and does what they say.
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Outages(arguments) => asked(outages::outages(&sources, arguments)),
         Command::Maintenance(arguments) => asked(maintenance::maintenance(&sources, arguments)),
         Command::Openapi => openapi(),
+        Command::Export(arguments) => asked(export::export(&sources, arguments)),
     }
 }
 

@@ -50,7 +50,8 @@ impl Failure {
         Self::App(AppError::Config(ConfigError(vec![problem.into()])))
     }
 
-    fn service(line: impl Into<String>) -> Self {
+    /// Whoever was asked refused, or is not there.
+    pub fn service(line: impl Into<String>) -> Self {
         Self::Service(vec![line.into()])
     }
 
@@ -269,18 +270,25 @@ fn key(sources: &Sources, environment: &str) -> Result<HeaderValue, Failure> {
 }
 
 /// The body, up to its cap.
-async fn read(mut answer: Response, url: &str) -> Result<String, Failure> {
+///
+/// # Errors
+/// It is longer, or breaks off.
+pub async fn body(mut answer: Response, url: &str) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     loop {
         let chunk = answer.chunk().await;
         let chunk = chunk.map_err(|_| Failure::service(format!("the answer of {url} broke off")))?;
-        let Some(chunk) = chunk else { break };
+        let Some(chunk) = chunk else { return Ok(body) };
         if body.len() + chunk.len() > ANSWER_BYTES {
             return Err(Failure::service(format!("the answer of {url} is over {} MiB", ANSWER_BYTES / 1024 / 1024)));
         }
         body.extend_from_slice(&chunk);
     }
-    String::from_utf8(body)
+}
+
+/// The body as text.
+async fn read(answer: Response, url: &str) -> Result<String, Failure> {
+    String::from_utf8(body(answer, url).await?)
         .map_err(|_| Failure::service(format!("{url} answered with something else than JSON; is it this service?")))
 }
 

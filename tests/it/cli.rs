@@ -8,10 +8,10 @@ use crate::support::{Binary, KEY, LIMIT, Script, Stub, command, eventually, free
 
 /// What a command came to.
 #[derive(Debug)]
-struct Came {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Came {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Came {
@@ -28,7 +28,7 @@ impl Came {
 }
 
 /// Runs the command in `folder` with these variables.
-async fn run_in(folder: &std::path::Path, variables: &[(&str, &str)], arguments: &[&str]) -> Came {
+pub async fn run_in(folder: &std::path::Path, variables: &[(&str, &str)], arguments: &[&str]) -> Came {
     let output = command(folder).envs(variables.iter().copied()).args(arguments).output();
     let output = tokio::time::timeout(LIMIT, output).await.unwrap().unwrap();
     Came {

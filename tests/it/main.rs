@@ -13,6 +13,7 @@ mod day;
 mod elastic;
 mod events;
 mod export;
+mod kibana;
 mod kills;
 mod life;
 mod maintenance;
