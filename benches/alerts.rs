@@ -8,15 +8,12 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says so by ending")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use as_infrastructure_service::admin::Surroundings;
-use as_infrastructure_service::app::{self, App};
-use as_infrastructure_service::clock::Clock;
-use as_infrastructure_service::config::{Configured, Sources};
+use as_infrastructure_service::app::App;
 use as_infrastructure_service::domain::observation::{Kind, Observation, Reason};
 use as_infrastructure_service::domain::service::ServiceName;
 use as_infrastructure_service::engine::Engine;
@@ -30,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 #[path = "support/whole.rs"]
 mod whole;
 
-use whole::{KEY, at, requests, resident_mib, setting, stub};
+use whole::{KEY, at, requests, resident_mib, setting, start, stub};
 
 fn main() {
     // `cargo test --benches` starts benchmarks with this flag only to see that they start.
@@ -146,23 +143,11 @@ async fn measure() {
              [[service]]\nname = \"x{n}\"\nurl = \"http://127.0.0.1:{target}/x{n}\"\ncheck_interval_ms = 604800000"
         );
     }
-    let services_file = folder.path().join("services.toml");
-    std::fs::write(&services_file, file).expect("a services file");
-    app::install_crypto_provider();
-    let variables = BTreeMap::from(
-        [
-            ("METRICS_STORAGE_URL", format!("sqlite:///{}", folder.path().join("records.db").display())),
-            ("SERVICES_FILE", services_file.display().to_string()),
-            ("REDIS_URL", String::new()),
-            ("OUTAGE_VERIFICATION_ENABLED", "false".to_owned()),
-            ("ALERT_WEBHOOK_URL", format!("http://127.0.0.1:{hook}/")),
-        ]
-        .map(|(name, value)| (name.to_owned(), value)),
-    );
-    let configured = Configured::load(Sources::new(variables, Some("no-such-folder".into())));
-    let configured = configured.unwrap_or_else(|error| panic!("{error}"));
-    let built = app::build(&configured, Clock::System, Surroundings::default()).await;
-    let App { engine, gate, .. } = built.expect("an application");
+    let more = [
+        ("OUTAGE_VERIFICATION_ENABLED", "false".to_owned()),
+        ("ALERT_WEBHOOK_URL", format!("http://127.0.0.1:{hook}/")),
+    ];
+    let App { engine, gate, .. } = start(&folder, &file, &more).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let base = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));

@@ -8,14 +8,10 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says so by ending")]
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use as_infrastructure_service::admin::Surroundings;
-use as_infrastructure_service::app::{self, App};
-use as_infrastructure_service::clock::Clock;
-use as_infrastructure_service::config::{Configured, Sources};
+use as_infrastructure_service::app::App;
 use futures_util::StreamExt;
 use reqwest::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 #[expect(dead_code, reason = "what other benchmarks use")]
 mod whole;
 
-use whole::{KEY, at, resident_mib, setting, stub};
+use whole::{KEY, at, resident_mib, setting, start, stub};
 
 /// Pieces the ready string is written in: as large as the parts of a scrape.
 const PIECE: usize = 128 * 1024;
@@ -114,21 +110,7 @@ async fn measure() {
             "[[service]]\nname = \"service-{n}\"\nurl = \"http://127.0.0.1:{target}/{n}\"\ncheck_interval_ms = 15000"
         );
     }
-    let services_file = folder.path().join("services.toml");
-    std::fs::write(&services_file, file).expect("a services file");
-    app::install_crypto_provider();
-    let variables = BTreeMap::from(
-        [
-            ("METRICS_STORAGE_URL", format!("sqlite:///{}", folder.path().join("records.db").display())),
-            ("SERVICES_FILE", services_file.display().to_string()),
-            ("REDIS_URL", String::new()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value)),
-    );
-    let configured = Configured::load(Sources::new(variables, Some("no-such-folder".into())));
-    let configured = configured.unwrap_or_else(|error| panic!("{error}"));
-    let built = app::build(&configured, Clock::System, Surroundings::default()).await;
-    let App { engine, gate, .. } = built.expect("an application");
+    let App { engine, gate, .. } = start(&folder, &file, &[]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/metrics/prometheus", listener.local_addr().expect("an address"));
     tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));

@@ -118,7 +118,7 @@ fn benches(c: &mut Criterion) {
             if batch.count == 1000 {
                 batch = CheckBatch::default();
             }
-            batch.push(7, black_box(&newest));
+            batch.push(7, black_box(&newest), None);
         });
     });
 }

@@ -9,14 +9,11 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says so by ending")]
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use as_infrastructure_service::admin::Surroundings;
-use as_infrastructure_service::app::{self, App};
+use as_infrastructure_service::app::App;
 use as_infrastructure_service::clock::Clock;
-use as_infrastructure_service::config::{Configured, Sources};
 use as_infrastructure_service::domain::check::{Check, CheckRun, name_hash};
 use as_infrastructure_service::domain::observation::{Kind, Reason};
 use as_infrastructure_service::domain::service::ServiceName;
@@ -31,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 #[path = "support/whole.rs"]
 mod whole;
 
-use whole::{at, requests, resident_mib, setting, stub};
+use whole::{at, requests, resident_mib, setting, start, stub};
 
 fn main() {
     // `cargo test --benches` starts benchmarks with this flag only to see that they start.
@@ -53,26 +50,10 @@ async fn measure() {
             "[[service]]\nname = \"f{n}\"\nurl = \"http://127.0.0.1:{target}/{n}\"\ncheck_interval_ms = 15000"
         );
     }
-    let services_file = folder.path().join("services.toml");
-    std::fs::write(&services_file, file).expect("a services file");
     let database = folder.path().join("records.db");
     write_history(&database, services, hours).await;
 
-    app::install_crypto_provider();
-    let variables = BTreeMap::from(
-        [
-            ("METRICS_STORAGE_URL", format!("sqlite:///{}", database.display())),
-            ("SERVICES_FILE", services_file.display().to_string()),
-            ("REDIS_URL", String::new()),
-            ("HOST", "127.0.0.1".to_owned()),
-            ("PORT", "0".to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value)),
-    );
-    let sources = Sources::new(variables, Some("no-such-folder".into()));
-    let configured = Configured::load(sources).unwrap_or_else(|error| panic!("{error}"));
-    let built = app::build(&configured, Clock::System, Surroundings::default()).await;
-    let App { engine, gate, .. } = built.expect("an application");
+    let App { engine, gate, .. } = start(&folder, &file, &[]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let base = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));

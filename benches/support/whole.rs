@@ -1,10 +1,16 @@
 //! What benchmarks of the whole service share: a target, requests with their times, and what a process holds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use as_infrastructure_service::admin::Surroundings;
+use as_infrastructure_service::app::{self, App};
+use as_infrastructure_service::clock::Clock;
+use as_infrastructure_service::config::{Configured, Sources};
 use reqwest::{Client, Method, StatusCode};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -12,6 +18,25 @@ pub const KEY: &str = "nmc-internal-services-auth-key-phase1";
 
 pub fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The service in this process, on SQLite in `folder`, without Redis: `services` as its file has them, `more` settings.
+pub async fn start(folder: &TempDir, services: &str, more: &[(&str, String)]) -> App {
+    let services_file = folder.path().join("services.toml");
+    std::fs::write(&services_file, services).expect("a services file");
+    app::install_crypto_provider();
+    let records = format!("sqlite:///{}", folder.path().join("records.db").display());
+    let own = [
+        ("METRICS_STORAGE_URL", records),
+        ("SERVICES_FILE", services_file.display().to_string()),
+        ("REDIS_URL", String::new()),
+    ];
+    let all = own.into_iter().chain(more.iter().cloned());
+    let variables = all.map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>();
+    let configured = Configured::load(Sources::new(variables, Some("no-such-folder".into())));
+    let configured = configured.unwrap_or_else(|error| panic!("{error}"));
+    let built = app::build(&configured, Clock::System, Surroundings::default()).await;
+    built.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Answers every request with 200, for ever.

@@ -69,7 +69,7 @@ fn hosts(r: &mut Reader) -> Vec<Url> {
                 hosts.push(url);
             }
             None => {
-                r.refuse(SECTION, "elasticsearch_hosts", "must be http or https addresses, as http://localhost:9200")
+                r.refuse(SECTION, "elasticsearch_hosts", "must be http or https addresses, as http://localhost:9200");
             }
         }
     }

@@ -88,7 +88,7 @@ impl Sent {
     pub fn lose(&mut self, from_ms: i64, to_ms: i64) {
         match self.gaps.last_mut() {
             Some(last) if from_ms <= last.1 + 1000 && to_ms >= last.0 => {
-                *last = (last.0.min(from_ms), last.1.max(to_ms))
+                *last = (last.0.min(from_ms), last.1.max(to_ms));
             }
             _ => self.gaps.push((from_ms, to_ms)),
         }
