@@ -9,6 +9,7 @@ mod discovery;
 mod endpoints;
 mod error;
 mod events;
+mod exports;
 mod gate;
 mod health;
 mod input;
@@ -27,6 +28,7 @@ mod services;
 pub mod state;
 mod status;
 mod system;
+mod trace;
 mod traffic;
 
 use std::time::Duration;
@@ -119,6 +121,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/notifications/dead-letters", get(notifications::dead_letters))
         .route("/notifications/dead-letters/replay", post(notifications::replay))
         .route("/notifications/test/{receiver}", post(notifications::test))
+        .route("/exports/dead-letters", get(exports::dead_letters))
+        .route("/exports/dead-letters/replay", post(exports::replay))
         .route("/api/health/alerts", get(alerts::newest))
         .route("/events", get(events::follow))
         .route("/config", get(config::show).put(config::change))
@@ -130,6 +134,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/monitoring/stop", post(monitoring::stop))
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .route_layer(axum::middleware::from_fn(traffic::note_route))
+        .route_layer(tower::util::MapRequestLayer::new(trace::routed))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)
         .with_state(state)

@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::health::{ShownPhases, named, service_health};
 use super::input::{Asked, nothing};
 use super::lists;
-use super::record::{INACTIVE, flat, ms, present, record, status_record, tag};
+use super::record::{flat, present, record, status_record, tag};
 use super::registry::not_found;
 use crate::domain::alert::{AlertType, Component, Told};
 use crate::domain::observation::clean;
@@ -27,6 +27,7 @@ use crate::domain::registration::Door;
 use crate::domain::service::ServiceName;
 use crate::domain::status::Status;
 use crate::domain::time::{Stamp, round2, round6};
+use crate::domain::words::{IN_MAINTENANCE, INACTIVE, ms};
 use crate::engine::history::HistoryError;
 use crate::engine::live::Watched;
 use crate::store::records::OutageFilter;
@@ -119,7 +120,7 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
         (inner.history.newest().next(), present(&service, &inner), inner.state.error_message.clone())
     };
     let mut fields = match latest {
-        Some(check) => status_record(&watched, &service, &check),
+        Some(check) => status_record(&app, &watched, &service, &check),
         None if !service.active => json!({
             "id": null, "endpoint_id": service.name, "status": "UNKNOWN", "response_time": null, "timestamp": null,
             "error_message": INACTIVE, "elasticsearch_synced": false, "in_maintenance": false, "reason": null,
@@ -137,7 +138,7 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
         fields.insert("in_maintenance".to_owned(), Value::Bool(false));
         if let Some(reason) = reason {
             fields.insert("error_message".to_owned(), Value::from(reason));
-            fields.insert("in_maintenance".to_owned(), Value::Bool(reason == super::record::IN_MAINTENANCE));
+            fields.insert("in_maintenance".to_owned(), Value::Bool(reason == IN_MAINTENANCE));
         }
         fields.insert("endpoint".to_owned(), Value::Object(record(&app, &watched)));
     }
@@ -154,7 +155,7 @@ pub(super) async fn history(State(app): State<ApiState>, id: Named, asked: Asked
     asked.in_order(from, to)?;
     let range = (from.unwrap_or(DateTime::UNIX_EPOCH), to.unwrap_or(now));
     let page = app.engine.checks_page(&watched, range, skip, limit).await.map_err(unreadable)?;
-    let items: Vec<Value> = page.checks.iter().map(|check| status_record(&watched, &service, check)).collect();
+    let items: Vec<Value> = page.checks.iter().map(|check| status_record(&app, &watched, &service, check)).collect();
     Ok(Json(json!({"items": items, "total": page.total})))
 }
 

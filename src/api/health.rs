@@ -127,6 +127,8 @@ fn itself(app: &ApiState) -> Value {
     if let Some((reload, error)) = reload.as_ref().and_then(|reload| Some((reload, reload.error.as_ref()?))) {
         problems.push(format!("{} not reloaded: {error}", reload.what));
     }
+    let export = engine.export_health();
+    problems.extend(export.problem.clone());
     problems.extend(engine.host().problems());
     if !engine.is_monitoring() {
         problems.push("monitoring was stopped by hand: no checks, no alerts".to_owned());
@@ -161,7 +163,11 @@ fn itself(app: &ApiState) -> Value {
         "receivers": receivers.iter().map(|receiver| json!({
             "channel": receiver.channel, "state": receiver.state, "last_success": receiver.last_success,
         })).collect::<Vec<_>>(),
-        "elasticsearch": {"state": "off", "lag_seconds": null},
+        "elasticsearch": {
+            "state": export.state,
+            "lag_seconds": export.lag.map(|lag| lag.as_secs()),
+            "dead_letters": export.dead_letters,
+        },
         "self_check": {"references": references, "failing": failing},
         "last_reload": reload.map(|reload| json!({
             "ok": reload.error.is_none(), "timestamp": Stamp(reload.at), "error": reload.error,

@@ -73,7 +73,8 @@ pub(super) async fn replay(State(app): State<ApiState>, body: Bytes) -> Result<J
     }
 }
 
-fn ids(body: &Bytes) -> Result<Option<Vec<String>>, ApiError> {
+/// The dead letters that are meant; `None`: all of them.
+pub(super) fn ids(body: &Bytes) -> Result<Option<Vec<String>>, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }

@@ -239,7 +239,7 @@ fn one(app: &ApiState, outage: &Outage, told: &[Delivery], alert: Option<&Alert>
         "resolved_by": outage.resolved_by,
         "resolution_notes": outage.resolution_notes,
         "notification_channels": channels,
-        "elasticsearch_synced": false,
+        "elasticsearch_synced": app.engine.exporter.has_sent_outage(outage.id),
         "end_time": outage.ended.map(Stamp),
         "duration": outage.ended.map(|_| seconds),
         "duration_seconds": seconds,

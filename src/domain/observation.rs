@@ -205,6 +205,16 @@ pub enum Kind {
     Manual,
 }
 
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Confirm => "confirm",
+            Self::Manual => "manual",
+        }
+    }
+}
+
 /// What one probe saw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {

@@ -139,6 +139,7 @@ fn tls() -> ClientConfig {
 pub(super) async fn send(
     clients: &HttpClients,
     probe: &HttpProbe,
+    traceparent: Option<String>,
     fresh: bool,
     deadline: Instant,
     progress: &Arc<Progress>,
@@ -148,7 +149,14 @@ pub(super) async fn send(
         Ok(Err(failure)) => return Observation { reply: Err(failure), phases: Phases::default() },
         Err(_) => return Observation::failed(Reason::Timeout, "no answer in time"),
     };
-    let mut hop = Hop { url: probe.url.clone(), method: probe.method, with_body: true, trust: probe.trust, number: 0 };
+    let mut hop = Hop {
+        url: probe.url.clone(),
+        method: probe.method,
+        with_body: true,
+        trust: probe.trust,
+        traceparent,
+        number: 0,
+    };
     let mut phases = Phases::default();
     loop {
         let fresh = fresh || probe.connection == Connection::Fresh || hop.trust != probe.trust;
@@ -203,6 +211,8 @@ struct Hop {
     method: Method,
     with_body: bool,
     trust: Trust,
+    /// Sent within the origin, as the operator's headers are: the ids tell a stranger who asks, and when.
+    traceparent: Option<String>,
     number: usize,
 }
 
@@ -239,6 +249,7 @@ impl Hop {
             method,
             with_body: self.with_body && !becomes_get,
             trust: if same_host { probe.trust } else { Trust::Fenced },
+            traceparent: self.traceparent.clone(),
             number: self.number + 1,
         })
     }
@@ -343,6 +354,9 @@ fn request(client: &Client, probe: &HttpProbe, hop: &Hop, fresh: bool) -> reqwes
     if hop.url.origin() == probe.url.origin() {
         for (name, value) in &probe.headers {
             request = request.header(name, value.expose_secret());
+        }
+        if let Some(parent) = &hop.traceparent {
+            request = request.header("traceparent", parent);
         }
     }
     match &probe.body {
