@@ -136,31 +136,40 @@ pub(super) async fn scrape(app: ApiState, format: Format) -> Result<Response, Ap
         let _ = timeout(LONGEST, write(app, format, parts)).await;
         drop(place);
     });
-    let Some(Part::More(first)) = ready.recv().await else {
+    let Some(first) = ready.recv().await else {
         return Err(ApiError::Internal("Failed to get metrics"));
     };
-    if let Ok(Part::End) = ready.try_recv() {
-        return Ok((head, first).into_response());
+    if first.is_last {
+        return Ok((head, first.text).into_response());
     }
-    let body = stream::unfold((Some(first), Some(ready)), |(first, ready)| async move {
-        if let Some(first) = first {
-            return Some((Ok(first), (None, ready)));
-        }
-        let mut ready = ready?;
-        match ready.recv().await {
-            Some(Part::More(part)) => Some((Ok(part), (None, Some(ready)))),
-            Some(Part::End) => None,
-            // Half of it must not pass for all of it: the connection is cut off.
-            None => Some((Err(CutShort), (None, None))),
-        }
+    let body = stream::unfold(Left::After(first, ready), |left| async move {
+        let (part, ready) = match left {
+            Left::After(first, ready) => (first, ready),
+            Left::Coming(mut ready) => match ready.recv().await {
+                Some(part) => (part, ready),
+                // Half of it must not pass for all of it: the connection is cut off.
+                None => return Some((Err(CutShort), Left::Nothing)),
+            },
+            Left::Nothing => return None,
+        };
+        let left = if part.is_last { Left::Nothing } else { Left::Coming(ready) };
+        Some((Ok(part.text), left))
     });
     Ok((head, Body::from_stream(body)).into_response())
 }
 
-/// A part of a scrape, or word that there is no more.
-enum Part {
-    More(Bytes),
-    End,
+/// A part of a scrape.
+struct Part {
+    text: Bytes,
+    is_last: bool,
+}
+
+/// What is left of a scrape.
+enum Left {
+    /// A part that is there, and what follows it.
+    After(Part, mpsc::Receiver<Part>),
+    Coming(mpsc::Receiver<Part>),
+    Nothing,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -177,11 +186,11 @@ async fn write(app: ApiState, format: Format, parts: mpsc::Sender<Part>) {
         let (app, taken) = (app.clone(), writer.take());
         let made = tokio::task::spawn_blocking(move || {
             let mut writer = taken.unwrap_or_else(|| Writer::new(Source::new(&app), format));
-            let part = writer.next();
-            (writer, part)
+            let text = writer.next();
+            (writer, text)
         });
-        let (kept, part) = match made.await {
-            Ok((kept, Ok(part))) => (kept, part),
+        let (kept, text) = match made.await {
+            Ok((kept, Ok(text))) => (kept, text),
             Ok((_, Err(error))) => {
                 tracing::error!(%error, "metrics could not be written");
                 return;
@@ -189,9 +198,9 @@ async fn write(app: ApiState, format: Format, parts: mpsc::Sender<Part>) {
             Err(_) => return counters.panic("metrics"),
         };
         drop(turn);
+        let is_last = kept.has_ended();
         writer = Some(kept);
-        let ended = part.is_none();
-        if parts.send(part.map_or(Part::End, |part| Part::More(part.into()))).await.is_err() || ended {
+        if parts.send(Part { text: text.into(), is_last }).await.is_err() || is_last {
             return;
         }
     }

@@ -65,6 +65,8 @@ const FAMILIES: &str = "
     infra_events_published_total counter type
     infra_events_consumed_total counter .
     infra_events_dead_lettered_total counter .
+    infra_export_documents_total counter .
+    infra_export_lag_seconds gauge
     infra_http_requests_total counter route method code
     infra_http_request_duration_seconds histogram route
     infra_config_reload_success gauge
@@ -191,8 +193,15 @@ async fn every_family_is_exposed_after_real_checks() {
         up.url()
     );
     let ca = authority.display().to_string();
-    let more = [("REDIS_URL", redis.url()), ("SSL_CERT_FILE", ca)];
-    let more: Vec<(&str, &str)> = more.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let elasticsearch = format!("http://127.0.0.1:{}", free_port());
+    let redis_url = redis.url();
+    let more = [
+        ("REDIS_URL", redis_url.as_str()),
+        ("SSL_CERT_FILE", &ca),
+        ("ELASTICSEARCH_ENABLED", "true"),
+        ("ELASTICSEARCH_HOSTS", &elasticsearch),
+        ("ELASTICSEARCH_SYNC_INTERVAL", "1"),
+    ];
     let binary = Binary::start(&services, &more).await;
     binary.wait_until("/outages/active", |body| body["total"].as_u64() > Some(0)).await;
     let ready = async || {
@@ -200,7 +209,8 @@ async fn every_family_is_exposed_after_real_checks() {
         let host = value(&text, "infra_host_cpu_usage_ratio", &[]).is_some();
         let told = text.contains("infra_notifications_total{") && text.contains("infra_events_published_total{");
         let certified = text.contains("infra_tls_certificate_expiry_seconds{");
-        (host && told && certified).then_some(text)
+        let owed = value(&text, "infra_export_lag_seconds", &[]).is_some();
+        (host && told && certified && owed).then_some(text)
     };
     let text = eventually("a scrape with everything", ready).await;
     let all = samples(&text);
@@ -237,7 +247,8 @@ async fn every_family_is_exposed_after_real_checks() {
     assert!((300.0..3.0e11).contains(&left), "{left}");
     let phase = |phase| of("infra_probe_phase_seconds", &[("service", "up"), ("phase", phase)]);
     assert!(phase("response").is_some_and(|took| took > 0.0 && took < 5.0), "{text}");
-    for store in ["records", "redis"] {
+    assert!(of("infra_queue_depth", &[("queue", "export")]).is_some(), "{text}");
+    for store in ["records", "redis", "elasticsearch"] {
         let calls = of("infra_store_duration_seconds_count", &[("store", store)]).unwrap();
         let longest = of("infra_store_duration_seconds_bucket", &[("store", store), ("le", "+Inf")]).unwrap();
         let spent = of("infra_store_duration_seconds_sum", &[("store", store)]).unwrap();
@@ -860,12 +871,10 @@ impl PrometheusServer {
 }
 
 fn check_config(folder: &Path) {
-    let checked = std::process::Command::new("promtool")
-        .args(["check", "config", "prometheus.yml"])
-        .current_dir(folder)
-        .output()
-        .expect("promtool, which tests/run installs");
-    assert!(checked.status.success(), "{checked:?}");
+    let mut check = std::process::Command::new("promtool");
+    check.args(["check", "config", "prometheus.yml"]).current_dir(folder);
+    let output = check.output().expect("promtool, which tests/run installs");
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test]

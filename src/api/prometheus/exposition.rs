@@ -35,16 +35,13 @@ impl Writer {
         Self { source: Arc::new(source), format, family: 0, service: 0, ended: false }
     }
 
-    /// The next part; `None` after the last.
+    /// The next part; an empty one after the last.
     ///
     /// # Errors
     /// Never in practice: writing to a string does not fail.
-    pub fn next(&mut self) -> Result<Option<String>, fmt::Error> {
-        if self.ended {
-            return Ok(None);
-        }
+    pub fn next(&mut self) -> Result<String, fmt::Error> {
         let mut text = String::with_capacity(PART_BYTES + PART_BYTES / 2);
-        while text.len() < PART_BYTES {
+        while text.len() < PART_BYTES && !self.ended {
             let Some(family) = FAMILIES.get(self.family) else {
                 self.ended = true;
                 if self.format == Format::Open {
@@ -61,7 +58,12 @@ impl Writer {
                 (self.family, self.service) = (self.family + 1, 0);
             }
         }
-        Ok(Some(text))
+        Ok(text)
+    }
+
+    /// The last part has been given.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// One family of the monitor, or some services of one about services.
