@@ -22,7 +22,7 @@ use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
-use super::input::{Asked, object, unknown_field};
+use super::input::{Asked, is_nothing, object, unknown_field};
 use super::lists;
 use crate::domain::alert::{Acknowledgement, Alert, AlertRecord, AlertType, Component, Severity, Told};
 use crate::domain::maintenance::spec::instant;
@@ -41,7 +41,7 @@ const HISTORY: usize = 100;
 /// Resolved alerts in the view of source 002: CONTRACT.md 9.6.
 const RESOLVED_SHOWN: usize = 100;
 
-/// `GET /alerts`: source 002's map by component, and all of them.
+/// `GET /alerts`: the active alerts, by component for clients of 002 and as a list, and the last that were resolved.
 #[utoipa::path(get, path = "/alerts", operation_id = "getAlerts",
     responses((status = 200, body = AlertsOverview), Tagged))]
 pub(super) async fn overview(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -86,7 +86,7 @@ struct Active<'a> {
     count: usize,
 }
 
-/// `GET /alerts/active`: worst first; all of them, or a page.
+/// `GET /alerts/active`: the active alerts, worst first; all of them, or a page.
 #[utoipa::path(get, path = "/alerts/active", operation_id = "listActiveAlerts",
     params(AlertsQuery, Range, Part), responses((status = 200, body = ActiveAlerts), Tagged))]
 pub(super) async fn active(
@@ -103,7 +103,7 @@ pub(super) async fn active(
     lists::by_content(&headers, &Active { alerts: page, count: matching.len() })
 }
 
-/// `GET /alerts/history`: the last ones by first trigger, oldest first, with what receivers were told.
+/// `GET /alerts/history`: the last alerts by first trigger, oldest first, with what receivers were told.
 #[utoipa::path(get, path = "/alerts/history", operation_id = "listAlertHistory",
     params(AlertsQuery, Range, Skip, Clamped), responses((status = 200, body = AlertHistory), Tagged))]
 pub(super) async fn history(
@@ -122,7 +122,7 @@ pub(super) async fn history(
     )
 }
 
-/// `GET /api/health/alerts`: the same for clients of 004 that read newest first.
+/// `GET /api/health/alerts`: the last alerts, for clients of 004 that read newest first.
 #[utoipa::path(get, path = "/api/health/alerts", operation_id = "listNewestAlerts",
     params(AlertsQuery, Range, Clamped), responses((status = 200, body = NewestAlerts), Tagged))]
 pub(super) async fn newest(
@@ -244,7 +244,7 @@ pub(super) async fn show(
     lists::by_content(&headers, &items.first())
 }
 
-/// `POST /alerts/{id}/acknowledge`: somebody looks after it.
+/// `POST /alerts/{id}/acknowledge`: says that somebody looks after an alert.
 #[utoipa::path(post, path = "/alerts/{id}/acknowledge", operation_id = "acknowledgeAlert",
     request_body(content = Option<AcknowledgeAlert>),
 responses(
@@ -264,7 +264,7 @@ pub(super) async fn acknowledge(
     act(&app, id, Act::Acknowledge(by)).await
 }
 
-/// `POST /alerts/{id}/resolve`: ends it now.
+/// `POST /alerts/{id}/resolve`: ends an alert now.
 #[utoipa::path(post, path = "/alerts/{id}/resolve", operation_id = "resolveAlert",
     request_body(content = Option<ResolveAlert>),
 responses(
@@ -281,7 +281,7 @@ pub(super) async fn resolve(
     act(&app, id, Act::Resolve { by: said.take("resolved_by"), note: said.take("note") }).await
 }
 
-/// `POST /alerts/{id}/clear`: acknowledged, and off the list.
+/// `POST /alerts/{id}/clear`: acknowledges an alert and takes it off the active list.
 #[utoipa::path(post, path = "/alerts/{id}/clear", operation_id = "clearAlert",
     responses(
         (status = 200, body = Cleared),
@@ -332,7 +332,7 @@ struct Said(Map<String, Value>);
 
 impl Said {
     fn read(body: &Bytes, known: [&str; 3]) -> Result<Self, ApiError> {
-        if body.iter().all(u8::is_ascii_whitespace) {
+        if is_nothing(body) {
             return Ok(Self(Map::new()));
         }
         let mut fields = object(body)?;

@@ -117,14 +117,14 @@ fn body(standing: &Standing) -> Value {
     Value::Object(body)
 }
 
-/// `GET /config`
+/// `GET /config`: every setting, where it comes from, and whether it may be changed.
 #[utoipa::path(get, path = "/config", operation_id = "getConfig", responses((status = 200, body = ConfigBody), Tagged))]
 pub(super) async fn show(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let standing = app.admin.standing();
     lists::under(&headers, &standing.tag(), &body(&standing))
 }
 
-/// `PUT /config`: changes what is sent, all or none.
+/// `PUT /config`: changes those settings that are sent, all or none.
 #[utoipa::path(put, path = "/config", operation_id = "changeConfig",
     request_body(content = ConfigChange), responses((status = 200, body = ConfigBody), Versioned))]
 pub(super) async fn change(
@@ -290,7 +290,7 @@ pub(super) async fn reload(State(app): State<ApiState>, body: Bytes) -> Result<J
     })))
 }
 
-/// `GET /api/v1/data/avatars/active` of source 001.
+/// `GET /api/v1/data/avatars/active`: the active avatar, for clients of 001.
 #[utoipa::path(get, path = "/api/v1/data/avatars/active", operation_id = "getActiveAvatar",
     responses((status = 200, body = AvatarBody)))]
 pub(super) async fn avatar(State(app): State<ApiState>) -> Result<Json<Value>, ApiError> {

@@ -5,7 +5,7 @@ pub(super) mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use chrono::DateTime;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Response};
@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, OpenApi};
 use super::auth::{Class, class};
 use super::bodies::{InvalidRefusal, Refusal};
 use super::error::{ApiError, Invalid};
+use crate::domain::rollup::Resolution;
 
 /// Answers of every operation that has been asked, and a body for each that takes one, by operation id: recorded from
 /// the real router by the tests.
@@ -72,7 +73,7 @@ impl IntoResponses for Versioned {
 
 /// What the routes are added to.
 #[derive(OpenApi)]
-#[openapi(components(schemas(Refusal, InvalidRefusal)))]
+#[openapi(components(schemas(Refusal, InvalidRefusal, Resolution)))]
 pub(super) struct Base;
 
 /// The document of `generated`, complete.
@@ -96,7 +97,6 @@ pub(super) fn finished(generated: utoipa::openapi::OpenApi) -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "description": ABOUT,
-            "license": {"name": "Proprietary"},
         },
         "servers": [{"url": "/", "description": "The service that answers this"}],
         "security": [{"serviceKey": []}, {"apiKey": []}, {"bearer": []}],
@@ -147,6 +147,14 @@ fn complete(method: &Method, path: &str, operation: &mut Value, examples: &Map<S
     let mut parameters: Vec<Value> = path.split('/').filter_map(|part| parameter(path, part)).collect();
     parameters.extend(operation["parameters"].as_array().into_iter().flatten().cloned());
     let asks = parameters.iter().any(|parameter| parameter["in"] == "query");
+    for parameter in parameters.iter_mut().filter(|parameter| parameter["in"] == "query") {
+        // A parameter without a value asks for nothing.
+        parameter["allowEmptyValue"] = Value::Bool(true);
+        // Whole numbers of any size are read, and judged by their range.
+        if let Some(schema) = parameter["schema"].as_object_mut().filter(|schema| schema["type"] == "integer") {
+            schema.shift_remove("format");
+        }
+    }
     let shared = |name: &str| json!({"$ref": format!("#/components/parameters/{name}")});
     parameters.extend(has("304").then(|| shared("IfNoneMatch")));
     parameters.extend(has("412").then(|| shared("IfMatch")));
@@ -158,7 +166,9 @@ fn complete(method: &Method, path: &str, operation: &mut Value, examples: &Map<S
             if tagged && code != "204" {
                 response["headers"]["ETag"] = json!({"$ref": "#/components/headers/ETag"});
             }
-            response["headers"]["x-request-id"] = json!({"$ref": "#/components/headers/RequestId"});
+            if response["description"].as_str().unwrap_or_default().is_empty() {
+                response["description"] = Value::from(meaning(code));
+            }
             show(response, &example["response"]);
         } else if response.get("content").is_none() {
             *response = refusal(code, response["description"].as_str().unwrap_or_default());
@@ -175,6 +185,11 @@ fn complete(method: &Method, path: &str, operation: &mut Value, examples: &Map<S
     if operation.get("requestBody").is_some() {
         show(&mut operation["requestBody"], &example["request"]);
     }
+}
+
+/// What a code means where nothing else is said of it.
+fn meaning(code: &str) -> &'static str {
+    code.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()?.canonical_reason()).unwrap_or("Answered")
 }
 
 /// The first sentence of a handler's documentation, without its method and path.
@@ -205,7 +220,7 @@ fn parameter(path: &str, segment: &str) -> Option<Value> {
         ("maintenance", _) => (id(), "Id of a maintenance window", INSTANCE),
         ("alerts", _) => (text, "`id` or `alert_id` of an alert", "billing-service-down-1769855400"),
         (_, "receiver") => (text, "Name of a receiver, as `/health` lists them", "log"),
-        (_, "file") => (text, "A file of the page", "page.js"),
+        (page, "file") => (text, "A file of the page", if page == "docs" { "page.js" } else { "page.css" }),
         _ => (json!({"$ref": "#/components/schemas/ServiceName"}), "Name of a service, in any case", "api-gateway"),
     };
     Some(json!({

@@ -45,7 +45,7 @@ fn find(app: &ApiState, id: &str) -> Result<Arc<Watched>, ApiError> {
     found.ok_or_else(|| not_found(id, Door::Services))
 }
 
-/// `GET /services/{id}`: the record, with the flat fields of 002.
+/// `GET /services/{id}`: the record of a service, with the flat fields of 002.
 #[utoipa::path(get, path = "/services/{id}", operation_id = "getService",
     responses(
         (status = 200, body = ShownService),
@@ -62,7 +62,7 @@ pub(super) async fn show(State(app): State<ApiState>, id: Named, headers: Header
     })
 }
 
-/// `GET /health/services/{name}`: the view of 000, with the flat fields of 002.
+/// `GET /health/services/{name}`: one service in the view of 000, with the flat fields of 002.
 #[utoipa::path(get, path = "/health/services/{name}", operation_id = "getNamedHealth",
     responses((status = 200, body = NamedHealth), (status = 404, description = "Service foo not found"), Tagged))]
 pub(super) async fn show_health(
@@ -80,7 +80,7 @@ pub(super) async fn show_health(
     })
 }
 
-/// `POST /services/{id}/check`: probes now, outside the cadence.
+/// `POST /services/{id}/check`: probes a service now, outside the cadence.
 #[utoipa::path(post, path = "/services/{id}/check", operation_id = "checkService",
     responses(
         (status = 200, body = CheckResult),
@@ -128,7 +128,7 @@ pub(super) async fn check(State(app): State<ApiState>, id: Named, body: Bytes) -
     Ok(answer(if conclusive { status } else { "UNKNOWN" }, conclusive, error, took, Some(seen)))
 }
 
-/// `GET /services/{id}/status`: the latest status record.
+/// `GET /services/{id}/status`: the latest check of a service, under the status that stands.
 #[utoipa::path(get, path = "/services/{id}/status", operation_id = "getServiceStatus",
     responses(
         (status = 200, body = LatestCheck),
@@ -169,7 +169,7 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
     Ok(Json(fields))
 }
 
-/// `GET /services/{id}/history`: stored checks, newest first.
+/// `GET /services/{id}/history`: stored checks of a service, newest first.
 #[utoipa::path(get, path = "/services/{id}/history", operation_id = "listChecks",
     params(Range, Paging),
 responses(
@@ -282,7 +282,7 @@ async fn outages_between(
     })
 }
 
-/// `GET /services/{id}/impact`: what breaks if it fails, and why it fails if it is itself a victim.
+/// `GET /services/{id}/impact`: what breaks if a service fails, and why it fails if it is itself a victim.
 #[utoipa::path(get, path = "/services/{id}/impact", operation_id = "getImpact",
     responses(
         (status = 200, body = ImpactBody),
@@ -309,7 +309,7 @@ pub(super) async fn impact(State(app): State<ApiState>, id: Named) -> Result<Jso
     })))
 }
 
-/// `GET /services/{id}/health`: how it is, in the flat fields of 002.
+/// `GET /services/{id}/health`: how a service is, in the flat fields of 002.
 #[utoipa::path(get, path = "/services/{id}/health", operation_id = "getFlatHealth",
     responses(
         (status = 200, body = FlatService),
@@ -325,7 +325,7 @@ pub(super) async fn health(State(app): State<ApiState>, id: Named, headers: Head
     })
 }
 
-/// `GET /services/{id}/alerts/status`: the worse of its alerts about errors and slowness, in the words of 002.
+/// `GET /services/{id}/alerts/status`: the worse of a service's alerts about errors and slowness, in the words of 002.
 #[utoipa::path(get, path = "/services/{id}/alerts/status", operation_id = "getAlertStanding",
     responses(
         (status = 200, body = AlertStanding),

@@ -41,7 +41,7 @@ const TAKEN: usize = 64;
 /// When a reader that lost us may come back, in milliseconds: our choice.
 const RETRY_MS: u64 = 1000;
 
-/// `GET /events`
+/// `GET /events`: what happens, as it happens, as Server-Sent Events.
 #[utoipa::path(get, path = "/events", operation_id = "followEvents",
     params(EventsQuery, ("Last-Event-ID" = Option<i64>, Header, description = "The same, as browsers send it")),
     responses((status = 200, body = String, content_type = "text/event-stream")))]

@@ -36,7 +36,7 @@ const LISTED: usize = 20;
 const LATE_MS: f64 = 1000.0;
 const OLD_OUTBOX_S: u64 = 60;
 
-/// `GET /`: what this is.
+/// `GET /`: name, version and environment of the service.
 #[utoipa::path(get, path = "/", operation_id = "getRoot", responses((status = 200, body = RootBody)))]
 pub(super) async fn root(State(app): State<ApiState>) -> Json<Value> {
     Json(json!({
@@ -45,13 +45,13 @@ pub(super) async fn root(State(app): State<ApiState>) -> Json<Value> {
     }))
 }
 
-/// `GET /livez`: the process can answer.
+/// `GET /livez`: says that the process can answer.
 #[utoipa::path(get, path = "/livez", operation_id = "getLive", responses((status = 200, body = Alive)))]
 pub(super) async fn livez() -> Json<Value> {
     Json(json!({"status": "alive"}))
 }
 
-/// `GET /readyz`: answers are true. 503 while draining, and while records cannot be written.
+/// `GET /readyz`: says that answers are true; 503 while draining, and while records cannot be written.
 #[utoipa::path(get, path = "/readyz", operation_id = "getReady",
     responses((status = 200, body = Alive), (status = 503, description = "Not ready", body = NotReadyAnswer)))]
 pub(super) async fn readyz(State(app): State<ApiState>) -> Response {
@@ -241,6 +241,7 @@ struct ServicesBody {
     services: Vec<ListedService>,
     summary: Summary,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     service_health: Option<BTreeMap<ServiceName, FlatHealth>>,
 }
 
@@ -256,7 +257,7 @@ pub(super) async fn services(
     let query = query.unwrap_or_default();
     let view = query.split('&').find_map(|pair| pair.strip_prefix("view="));
     let list_only = match view {
-        None => false,
+        None | Some("") => false,
         Some("list") => true,
         Some(_) => {
             return Err(ApiError::from(Invalid {
@@ -384,6 +385,7 @@ pub(super) struct ServiceHealth {
     flapping: bool,
     /// Of protocols that look at certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     certificate_expires: Option<Stamp>,
     phases: ShownPhases,
     detection: Detection,

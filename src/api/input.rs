@@ -28,9 +28,14 @@ pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
+/// Whether a body says nothing: there is none, or it is `null`.
+pub(super) fn is_nothing(body: &Bytes) -> bool {
+    matches!(body.trim_ascii(), b"" | b"null")
+}
+
 /// Nothing may be sent with this request.
 pub(super) fn nothing(body: &Bytes) -> Result<(), ApiError> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if is_nothing(body) {
         return Ok(());
     }
     let fields = object(body)?;

@@ -67,6 +67,9 @@ impl FromRequestParts<ApiState> for Page {
                 "limit" => (&mut page.limit, 1, MOST),
                 _ => continue,
             };
+            if text.is_empty() {
+                continue;
+            }
             let refuse = |kind, rule: String| {
                 ApiError::from(Invalid {
                     place: "query",

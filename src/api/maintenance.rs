@@ -1,5 +1,6 @@
 //! Maintenance windows over the API (CONTRACT.md 9.8): list, make, change, end early, take away.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use axum::Json;
@@ -31,7 +32,7 @@ const MOST_WINDOWS: usize = 10_000;
 
 type Named = Result<Path<String>, PathRejection>;
 
-/// `GET /maintenance/`: by start.
+/// `GET /maintenance`: maintenance windows, by start.
 #[utoipa::path(get, path = "/maintenance", operation_id = "listWindows",
     params(WindowsQuery, Paging), responses((status = 200, body = WindowPage), Tagged))]
 pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -43,7 +44,7 @@ pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: Hea
     paged(&app, &headers, wanted, &asked)
 }
 
-/// `GET /maintenance/active`: those in force now.
+/// `GET /maintenance/active`: maintenance windows in force now.
 #[utoipa::path(get, path = "/maintenance/active", operation_id = "listActiveWindows",
     params(Paging), responses((status = 200, body = WindowPage), Tagged))]
 pub(super) async fn active(
@@ -76,19 +77,20 @@ fn find(app: &ApiState, id: &str) -> Result<Arc<MaintenanceWindow>, ApiError> {
     found.ok_or_else(|| not_found(id))
 }
 
-/// `GET /maintenance/{id}`
+/// `GET /maintenance/{id}`: one maintenance window.
 #[utoipa::path(get, path = "/maintenance/{id}", operation_id = "getWindow",
     responses(
         (status = 200, body = WindowBody),
         (status = 404, description = "Maintenance window with ID 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 not found"),
         Tagged,
     ))]
-pub(super) async fn show(State(app): State<ApiState>, id: Named) -> Result<Response, ApiError> {
+pub(super) async fn show(State(app): State<ApiState>, id: Named, headers: HeaderMap) -> Result<Response, ApiError> {
     let window = find(&app, &named(id))?;
-    Ok(tagged(&app, &window, StatusCode::OK))
+    let shown = shown(&app, &window);
+    lists::under(&headers, &tag(&window, &shown), &shown)
 }
 
-/// `POST /maintenance/`: a new window, in force at once if it has begun.
+/// `POST /maintenance`: makes a window, in force at once if it has begun.
 #[utoipa::path(post, path = "/maintenance", operation_id = "createWindow",
     request_body(content = WindowFields),
 responses(
@@ -104,7 +106,7 @@ pub(super) async fn create(State(app): State<ApiState>, body: Bytes) -> Result<R
     window.map(|window| tagged(&app, &window, StatusCode::CREATED)).ok_or(ApiError::PreconditionFailed)
 }
 
-/// `PUT /maintenance/{id}`: changes what is sent; an `end_time` of now ends it early.
+/// `PUT /maintenance/{id}`: changes those fields of a window that are sent; an `end_time` of now ends it early.
 #[utoipa::path(put, path = "/maintenance/{id}", operation_id = "changeWindow",
     request_body(content = WindowChange),
 responses(
@@ -129,7 +131,7 @@ pub(super) async fn update(
     }
 }
 
-/// `DELETE /maintenance/{id}`
+/// `DELETE /maintenance/{id}`: takes a window away.
 #[utoipa::path(delete, path = "/maintenance/{id}", operation_id = "removeWindow",
     responses(
         (status = 204, description = "Removed"),
@@ -200,9 +202,18 @@ async fn put(
     settled(tokio::spawn(async move { engine.put_window(window, read.as_ref()).await }).await)
 }
 
+/// The version of a window, for `If-Match`, and what is shown of it: whether it is in force changes by itself.
+fn tag(window: &MaintenanceWindow, shown: &Value) -> String {
+    let mut hasher = DefaultHasher::new();
+    shown.to_string().hash(&mut hasher);
+    format!("\"{}.{:x}\"", window.updated_at.timestamp_millis(), hasher.finish())
+}
+
 fn tagged(app: &ApiState, window: &MaintenanceWindow, code: StatusCode) -> Response {
-    let mut response = (code, Json(shown(app, window))).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", window.updated_at.timestamp_millis())) {
+    let shown = shown(app, window);
+    let tag = tag(window, &shown);
+    let mut response = (code, Json(shown)).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(ETAG, tag);
     }
     response

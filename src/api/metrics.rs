@@ -145,7 +145,7 @@ fn of_service(app: &ApiState, headers: &HeaderMap, watched: &Watched, service: &
     })
 }
 
-/// `GET /metrics`: JSON, or text for a scraper that asks for it.
+/// `GET /metrics`: numbers of the system and of each service: JSON, or text for a scraper that asks for it.
 #[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", params(MetricsQuery), responses(
     (status = 200, content(
         (MetricsAnswer = "application/json"), (String = "text/plain"), (String = "application/openmetrics-text"))),
@@ -155,7 +155,8 @@ pub(super) async fn all(
     Query(query): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let asked = query.iter().find(|(name, _)| name == "format").map(|(_, value)| value.as_str());
+    let asked =
+        query.iter().find(|(name, value)| name == "format" && !value.is_empty()).map(|(_, value)| value.as_str());
     if let Some((_, name)) = query.iter().find(|(field, value)| field == "service_name" && !value.is_empty()) {
         let (watched, service) = find(&app, name)?;
         return of_service(&app, &headers, &watched, &service);
@@ -166,7 +167,7 @@ pub(super) async fn all(
     }
 }
 
-/// `GET /metrics/prometheus`: text, whatever is asked for.
+/// `GET /metrics/prometheus`: every Prometheus family as text, whatever is asked for.
 #[utoipa::path(get, path = "/metrics/prometheus", operation_id = "getPrometheusMetrics", responses(
     (status = 200, content((String = "text/plain"), (String = "application/openmetrics-text")))))]
 pub(super) async fn text(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {

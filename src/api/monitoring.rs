@@ -11,21 +11,21 @@ use super::bodies::settings::MonitoringBody;
 use super::error::ApiError;
 use super::input::nothing;
 
-/// `GET /monitoring/status`
+/// `GET /monitoring/status`: whether services are checked at all.
 #[utoipa::path(get, path = "/monitoring/status", operation_id = "getMonitoring",
     responses((status = 200, body = MonitoringBody)))]
 pub(super) async fn status(State(app): State<ApiState>) -> Json<Value> {
     Json(json!({"monitoring_active": app.engine.is_monitoring()}))
 }
 
-/// `POST /monitoring/start`
+/// `POST /monitoring/start`: starts all checking again.
 #[utoipa::path(post, path = "/monitoring/start", operation_id = "startMonitoring",
     responses((status = 200, body = Done)))]
 pub(super) async fn start(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
     switch(&app, &body, true, ["Monitoring started", "Monitoring already active"])
 }
 
-/// `POST /monitoring/stop`: no checks and no alerts until it is started again, or the service is.
+/// `POST /monitoring/stop`: stops all checking: no checks and no alerts until it is started again, or the service is.
 #[utoipa::path(post, path = "/monitoring/stop", operation_id = "stopMonitoring",
     responses((status = 200, body = Done)))]
 pub(super) async fn stop(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {

@@ -15,13 +15,13 @@ use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
-use super::input::{Asked, nothing, object, unknown_field};
+use super::input::{Asked, is_nothing, nothing, object, unknown_field};
 use super::lists;
 use crate::domain::notification::Notification;
 use crate::domain::observation::clean;
 use crate::domain::time::{Stamp, round2};
 
-/// `POST /notifications/test/{receiver}`: sends a message there now, and says what came of it.
+/// `POST /notifications/test/{receiver}`: sends a message to a receiver now, and says what came of it.
 #[utoipa::path(post, path = "/notifications/test/{receiver}", operation_id = "testReceiver",
     responses((status = 200, body = TestSent), (status = 404, description = "Receiver foo not found")))]
 pub(super) async fn test(
@@ -45,7 +45,7 @@ pub(super) async fn test(
     })))
 }
 
-/// `GET /notifications/dead-letters`: what receivers refused for a day, oldest first.
+/// `GET /notifications/dead-letters`: messages that receivers refused for a day, oldest first.
 #[utoipa::path(get, path = "/notifications/dead-letters", operation_id = "listDeadLetters",
     params(Paging), responses((status = 200, body = DeadLetters), Tagged))]
 pub(super) async fn dead_letters(
@@ -67,7 +67,7 @@ fn letter(notification: &Notification) -> Value {
     })
 }
 
-/// `POST /notifications/dead-letters/replay`: owes them again. The body is empty for all, or `{"ids": [...]}`.
+/// `POST /notifications/dead-letters/replay`: owes refused messages again, all of them or those that are named.
 #[utoipa::path(post, path = "/notifications/dead-letters/replay", operation_id = "replayDeadLetters",
     request_body(content = Option<Replay>), responses((status = 200, body = Replayed)))]
 pub(super) async fn replay(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
@@ -84,7 +84,7 @@ pub(super) async fn replay(State(app): State<ApiState>, body: Bytes) -> Result<J
 
 /// The dead letters that are meant; `None`: all of them.
 pub(super) fn ids(body: &Bytes) -> Result<Option<Vec<String>>, ApiError> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if is_nothing(body) {
         return Ok(None);
     }
     let mut fields = object(body)?;

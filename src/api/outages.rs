@@ -34,7 +34,7 @@ use crate::store::records::{FactKind, OutageFilter, OutageSums};
 /// Longest notes: our choice, as long as a description.
 const NOTES_CHARS: usize = 2000;
 
-/// `GET /outages/`: newest first.
+/// `GET /outages`: outages, newest first.
 #[utoipa::path(get, path = "/outages", operation_id = "listOutages",
     params(OutagesQuery, Range, Paging), responses((status = 200, body = OutagePage), Tagged))]
 pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -58,7 +58,7 @@ pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: Hea
     page(&app, &headers, filter, skip, limit).await
 }
 
-/// `GET /outages/active`: those that are open.
+/// `GET /outages/active`: outages that are open.
 #[utoipa::path(get, path = "/outages/active", operation_id = "listActiveOutages",
     params(Paging), responses((status = 200, body = OutagePage), Tagged))]
 pub(super) async fn active(
@@ -88,7 +88,7 @@ async fn page(
     lists::by_content(headers, &json!({"items": items, "total": page.total}))
 }
 
-/// `GET /outages/summary`: counts by severity, and the mean length of those that are over.
+/// `GET /outages/summary`: outages counted by severity, and the mean length of those that are over.
 #[utoipa::path(get, path = "/outages/summary", operation_id = "getOutageSummary",
     params(Range), responses((status = 200, body = OutageSummary)))]
 pub(super) async fn summary(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
@@ -138,7 +138,7 @@ pub(super) async fn show(
     lists::by_content(&headers, &items.first())
 }
 
-/// `POST /outages/{id}/resolve`: closes it now. The body is empty, a JSON string, or an object.
+/// `POST /outages/{id}/resolve`: closes an outage now; the body is empty, a JSON string, or an object.
 #[utoipa::path(post, path = "/outages/{id}/resolve", operation_id = "resolveOutage",
     request_body(content = Option<ResolveOutage>),
 responses(

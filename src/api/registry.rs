@@ -67,7 +67,7 @@ async fn registered(app: &ApiState, door: Door, body: &Bytes) -> Result<Response
     })
 }
 
-/// `PUT /services/{id}`: changes what is sent.
+/// `PUT /services/{id}`: changes those fields of a service that are sent.
 #[utoipa::path(put, path = "/services/{id}", operation_id = "changeService", request_body(content = ServiceFields),
     responses(
         (status = 200, body = ChangedService),
@@ -84,7 +84,7 @@ pub(super) async fn update(
     updated(&app, Door::Services, &named(name), &headers, &body).await
 }
 
-/// `PUT /health/services/{name}`: changes what is sent.
+/// `PUT /health/services/{name}`: changes those fields of a service that are sent.
 #[utoipa::path(put, path = "/health/services/{name}", operation_id = "changeHealthService", request_body(content = ServiceFields),
     responses(
         (status = 200, body = ChangedService),
@@ -166,7 +166,7 @@ async fn removed(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /services/{id}/alerts/thresholds`: the critical limits of a service, in the words of 002.
+/// `POST /services/{id}/alerts/thresholds`: sets the critical limits of a service, in the words of 002.
 #[utoipa::path(post, path = "/services/{id}/alerts/thresholds", operation_id = "setCriticalLimits",
     request_body(content = CriticalLimits),
     responses(

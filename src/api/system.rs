@@ -77,7 +77,7 @@ fn vitals(sample: Option<&HostSample>) -> Option<&Vitals> {
     sample.and_then(|sample| sample.vitals.as_ref())
 }
 
-/// `GET /health/system/cpu`.
+/// `GET /health/system/cpu`: processors of the machine or container.
 #[utoipa::path(get, path = "/health/system/cpu", operation_id = "getHostCpu",
     responses((status = 200, body = CpuBody)))]
 pub(super) async fn cpu(State(app): State<ApiState>) -> Json<Map<String, Value>> {
@@ -95,7 +95,7 @@ pub(super) async fn cpu(State(app): State<ApiState>) -> Json<Map<String, Value>>
     })
 }
 
-/// `GET /health/system/memory`.
+/// `GET /health/system/memory`: memory of the machine or container.
 #[utoipa::path(get, path = "/health/system/memory", operation_id = "getHostMemory",
     responses((status = 200, body = MemoryBody)))]
 pub(super) async fn memory(State(app): State<ApiState>) -> Json<Map<String, Value>> {
@@ -123,7 +123,7 @@ pub(super) async fn memory(State(app): State<ApiState>) -> Json<Map<String, Valu
     })
 }
 
-/// `GET /health/system/disk`.
+/// `GET /health/system/disk`: disks of the machine, and how full the fullest is.
 #[utoipa::path(get, path = "/health/system/disk", operation_id = "getHostDisk",
     responses((status = 200, body = DiskBody)))]
 pub(super) async fn disk(State(app): State<ApiState>) -> Json<Map<String, Value>> {
@@ -150,7 +150,7 @@ pub(super) async fn disk(State(app): State<ApiState>) -> Json<Map<String, Value>
     })
 }
 
-/// `GET /health/system/network`: healthy while anything that is watched answers.
+/// `GET /health/system/network`: interfaces of the machine; healthy while anything that is watched answers.
 #[utoipa::path(get, path = "/health/system/network", operation_id = "getHostNetwork",
     responses((status = 200, body = NetworkBody)))]
 pub(super) async fn network(State(app): State<ApiState>) -> Json<Map<String, Value>> {
@@ -282,7 +282,7 @@ fn detailed_of(app: &ApiState, rows: &Rows) -> Detailed {
     }
 }
 
-/// `GET /health/detailed`.
+/// `GET /health/detailed`: the fleet in numbers, in the words of 002.
 #[utoipa::path(get, path = "/health/detailed", operation_id = "getDetailedHealth",
     responses((status = 200, body = DetailedBody), Tagged))]
 pub(super) async fn detailed(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -337,7 +337,7 @@ pub(super) async fn report(State(app): State<ApiState>, asked: Asked) -> Result<
     reported(app, &asked).await
 }
 
-/// `GET /reports/health`: the same.
+/// `GET /reports/health`: the report under its other path.
 #[utoipa::path(get, path = "/reports/health", operation_id = "getHealthReport", params(ReportQuery),
     responses((status = 200, body = ReportBody)))]
 pub(super) async fn health_report(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by ending")]
 
+mod access;
 mod alerts;
 mod api;
 mod architecture;
@@ -10,6 +11,7 @@ mod channels;
 mod cli;
 mod config;
 mod day;
+mod documents;
 mod elastic;
 mod events;
 mod export;

@@ -69,7 +69,7 @@ async fn well_system() -> TestApp {
 }
 
 /// A container with half a core and a gigabyte on a large machine.
-fn sample(app: &TestApp) -> HostSample {
+pub fn sample(app: &TestApp) -> HostSample {
     const GIB: u64 = 1 << 30;
     HostSample {
         at: app.clock.now(),

@@ -70,8 +70,8 @@ struct RecurrenceFields {
     cron: String,
     #[schema(minimum = 1)]
     duration_minutes: u32,
-    /// An IANA name; `UTC` without one
-    timezone: Option<String>,
+    /// An IANA name
+    timezone: String,
 }
 
 /// Whom a window covers: the services, tags and categories it names, or everyone when it names none.
