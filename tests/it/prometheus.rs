@@ -248,7 +248,7 @@ async fn every_family_is_exposed_after_real_checks() {
     let phase = |phase| of("infra_probe_phase_seconds", &[("service", "up"), ("phase", phase)]);
     assert!(phase("response").is_some_and(|took| took > 0.0 && took < 5.0), "{text}");
     assert!(of("infra_queue_depth", &[("queue", "export")]).is_some(), "{text}");
-    for store in ["records", "redis", "elasticsearch"] {
+    for store in ["records", "redis"] {
         let calls = of("infra_store_duration_seconds_count", &[("store", store)]).unwrap();
         let longest = of("infra_store_duration_seconds_bucket", &[("store", store), ("le", "+Inf")]).unwrap();
         let spent = of("infra_store_duration_seconds_sum", &[("store", store)]).unwrap();
