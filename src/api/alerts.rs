@@ -358,7 +358,7 @@ impl Said {
     }
 
     fn until(&mut self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, ApiError> {
-        let Some(text) = self.take("until") else { return Ok(None) };
+        let Some(Value::String(text)) = self.0.remove("until") else { return Ok(None) };
         match instant(&text) {
             Some(until) if until > now => Ok(Some(until)),
             Some(_) => Err(wrong("until", "must lie ahead")),

@@ -90,6 +90,8 @@ pub(super) fn finished(generated: utoipa::openapi::OpenApi) -> Value {
     }
     let sent = reachable(paths.values().flat_map(operations).map(|operation| &operation["requestBody"]), &schemas);
     let answered = reachable(paths.values().flat_map(operations).map(|operation| &operation["responses"]), &schemas);
+    let parts = schemas.clone();
+    schemas.values_mut().for_each(|schema| in_one(schema, &parts));
     for (_, schema) in schemas.iter_mut().filter(|(name, _)| answered.contains(*name) && !sent.contains(*name)) {
         nothing_is_left_out(schema);
     }
@@ -151,7 +153,9 @@ fn complete(method: &Method, path: &str, operation: &mut Value, examples: &Map<S
         // A parameter without a value asks for nothing.
         parameter["allowEmptyValue"] = Value::Bool(true);
         // Whole numbers of any size are read, and judged by their range.
-        if let Some(schema) = parameter["schema"].as_object_mut().filter(|schema| schema["type"] == "integer") {
+        if let Some(schema) =
+            parameter["schema"].as_object_mut().filter(|schema| schema.get("type") == Some(&json!("integer")))
+        {
             schema.shift_remove("format");
         }
     }
@@ -169,7 +173,8 @@ fn complete(method: &Method, path: &str, operation: &mut Value, examples: &Map<S
             if response["description"].as_str().unwrap_or_default().is_empty() {
                 response["description"] = Value::from(meaning(code));
             }
-            show(response, &example["response"]);
+            show(response, "application/json", &example["response"]);
+            show(response, "text/plain", &example["text"]);
         } else if response.get("content").is_none() {
             *response = refusal(code, response["description"].as_str().unwrap_or_default());
         }
@@ -183,7 +188,7 @@ fn complete(method: &Method, path: &str, operation: &mut Value, examples: &Map<S
         operation["parameters"] = Value::from(parameters);
     }
     if operation.get("requestBody").is_some() {
-        show(&mut operation["requestBody"], &example["request"]);
+        show(&mut operation["requestBody"], "application/json", &example["request"]);
     }
 }
 
@@ -201,12 +206,11 @@ fn sentence(documented: &str) -> String {
     format!("{first}{}", letters.as_str().trim_end_matches('.'))
 }
 
-/// Shows `example` with the content it goes with: a text with text, anything else with JSON.
-fn show(body: &mut Value, example: &Value) {
-    for (media, content) in body.get_mut("content").and_then(Value::as_object_mut).into_iter().flatten() {
-        if !example.is_null() && (media == "application/json") != example.is_string() {
-            content["example"] = example.clone();
-        }
+/// Shows `example`, if there is one, with the content of its kind.
+fn show(body: &mut Value, media: &str, example: &Value) {
+    let content = body.get_mut("content").and_then(|content| content.get_mut(media));
+    if let Some(content) = content.filter(|_| !example.is_null()) {
+        content["example"] = example.clone();
     }
 }
 
@@ -344,9 +348,6 @@ fn reachable<'a>(roots: impl Iterator<Item = &'a Value>, schemas: &'a Map<String
 
 /// What is absent is `null` (CONTRACT.md section 1): a field that may be null is always there, unless it has a default.
 fn nothing_is_left_out(schema: &mut Value) {
-    for member in schema.get_mut("allOf").and_then(Value::as_array_mut).into_iter().flatten() {
-        nothing_is_left_out(member);
-    }
     let null = json!("null");
     let may_be_null = |field: &Value| {
         let among =
@@ -364,6 +365,26 @@ fn nothing_is_left_out(schema: &mut Value) {
     let known = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
     let required: BTreeSet<String> = known.chain(always).collect();
     schema["required"] = json!(required);
+}
+
+/// A schema that is made of others says it all itself: pages and readers have one object to look at.
+fn in_one(schema: &mut Value, schemas: &Map<String, Value>) {
+    let Some(members) = schema.get_mut("allOf").map(Value::take) else { return };
+    let (mut fields, mut required) = (Map::new(), Vec::new());
+    for mut member in members.as_array().cloned().into_iter().flatten() {
+        let name = member["$ref"].as_str().and_then(|name| name.strip_prefix("#/components/schemas/"));
+        if let Some(named) = name.and_then(|name| schemas.get(name)) {
+            member = named.clone();
+        }
+        in_one(&mut member, schemas);
+        required.extend(member["required"].as_array().cloned().into_iter().flatten());
+        fields.extend(take(&mut member, "properties"));
+    }
+    let mut whole = json!({"type": "object", "required": required, "properties": fields});
+    if let Some(description) = schema.get("description") {
+        whole["description"] = description.clone();
+    }
+    *schema = whole;
 }
 
 /// Alternatives may overlap: a record is also an object of anything.

@@ -41,10 +41,19 @@ const TAKEN: usize = 64;
 /// When a reader that lost us may come back, in milliseconds: our choice.
 const RETRY_MS: u64 = 1000;
 
+/// What a reader is sent of one event, with the place it starts from.
+const EXAMPLE: &str = concat!(
+    "retry: 1000\n\n: here\nid: 41\n\nid: 42\nevent: alert.raised\n",
+    r#"data: {"event_id":"0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11","sequence":42,"type":"alert.raised","#,
+    r#""timestamp":"2026-01-31T10:30:15.000Z","service":"billing","instance":"host-1a2b3c4d","fencing_token":null,"#,
+    r#""correlation_id":null,"payload":{"id":"billing-service-down-1769855415"}}"#,
+    "\n\n"
+);
+
 /// `GET /events`: what happens, as it happens, as Server-Sent Events.
 #[utoipa::path(get, path = "/events", operation_id = "followEvents",
     params(EventsQuery, ("Last-Event-ID" = Option<i64>, Header, description = "The same, as browsers send it")),
-    responses((status = 200, body = String, content_type = "text/event-stream")))]
+    responses((status = 200, body = String, content_type = "text/event-stream", example = json!(EXAMPLE))))]
 pub(super) async fn follow(
     State(app): State<ApiState>,
     asked: Asked,

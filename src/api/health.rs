@@ -53,7 +53,8 @@ pub(super) async fn livez() -> Json<Value> {
 
 /// `GET /readyz`: says that answers are true; 503 while draining, and while records cannot be written.
 #[utoipa::path(get, path = "/readyz", operation_id = "getReady",
-    responses((status = 200, body = Alive), (status = 503, description = "Not ready", body = NotReadyAnswer)))]
+    responses((status = 200, body = Alive), (status = 503, description = "Not ready", body = NotReadyAnswer,
+        example = json!({"status": "not_ready", "reasons": ["stopping"]}))))]
 pub(super) async fn readyz(State(app): State<ApiState>) -> Response {
     let mut reasons = Vec::new();
     if app.engine.is_draining() {

@@ -125,15 +125,17 @@ async fn no_spelling_of_a_path_gets_in_without_a_key_and_refusals_are_alike() {
             class("GET", plain) != Class::Open && !spelled.is_empty()
         }) {
             for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
-                let answer = callers.ask(method, spelled, &[]).await;
-                assert_eq!(answer.status, 401, "{method} {spelled}");
-                if method != "HEAD" {
-                    let mut body = answer.json;
-                    body["instance"] = Value::Null;
-                    bodies.insert(body.to_string());
+                for headers in [&[][..], &[("x-service-key", "")], &[("x-service-key", WRONG)]] {
+                    let answer = callers.ask(method, spelled, headers).await;
+                    assert_eq!(answer.status, 401, "{method} {spelled} {headers:?}");
+                    if method != "HEAD" {
+                        let mut body = answer.json;
+                        body["instance"] = Value::Null;
+                        bodies.insert((headers.is_empty(), body.to_string()));
+                    }
                 }
             }
         }
     }
-    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert_eq!(bodies.len(), 2, "{bodies:?}");
 }
