@@ -106,7 +106,7 @@ pub async fn observe(
     let deadline = started + service.timeout;
     let progress = Arc::<Progress>::default();
     let traceparent = service.probe.sends_traceparent().then(traceparent::traceparent);
-    let span = info_span!("probe", infra.protocol = service.protocol.label(), http.response.status_code = Empty);
+    let span = info_span!("probe", infra.service = service.name.as_str(), http.response.status_code = Empty);
     let attempt = async {
         if let Probe::Http(probe) = &service.probe {
             let seen = http::send(&clients.http, probe, traceparent, fresh, deadline, &progress).await;

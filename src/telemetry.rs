@@ -14,7 +14,7 @@ use std::sync::Arc;
 use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt, FilterFn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -91,12 +91,12 @@ fn lines<S: Subscriber>(filter: EnvFilter) -> impl Filter<S> {
 
 /// Starts logging, and making spans with `tracer`. A second call changes nothing.
 pub fn start(config: &LogConfig, tracer: Option<SdkTracer>) -> Level {
-    let spans = tracer.map(|tracer| {
-        let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_context_activation(false);
-        // Where in the code a span was made, on which thread and how long it waited is of no use to an operator.
-        let spans = spans.with_location(false).with_threads(false).with_target(false).with_tracked_inactivity(false);
-        spans.with_filter(FilterFn::new(is_ours))
-    });
+    let (dispatch, level) = dispatch(config, tracer);
+    let _ = dispatch.try_init();
+    level
+}
+
+fn dispatch(config: &LogConfig, tracer: Option<SdkTracer>) -> (Dispatch, Level) {
     let filter = filter(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(lines(filter));
     let log = match config.format {
@@ -105,8 +105,19 @@ pub fn start(config: &LogConfig, tracer: Option<SdkTracer>) -> Level {
         }
         LogFormat::Json => tracing_subscriber::fmt::layer().event_format(JsonLines).boxed(),
     };
-    let _ = Registry::default().with(log.with_filter(filter)).with(spans).try_init();
-    Level(Some(Arc::new(move |filter| drop(handle.reload(lines(filter))))))
+    let log = Registry::default().with(log.with_filter(filter));
+    let dispatch = match tracer {
+        Some(tracer) => {
+            let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_context_activation(false);
+            // Where in the code a span was made, on which thread and how long it waited is of no use to an operator.
+            let spans = spans.with_location(false).with_threads(false).with_target(false);
+            Dispatch::new(log.with(spans.with_tracked_inactivity(false).with_filter(FilterFn::new(is_ours))))
+        }
+        // Why not an optional layer: one that is not there wants everything, and each line that is filtered out would be
+        // looked at whenever it is passed.
+        None => Dispatch::new(log),
+    };
+    (dispatch, Level(Some(Arc::new(move |filter| drop(handle.reload(lines(filter)))))))
 }
 
 /// One JSON object a line: `timestamp`, `level`, `name`, `filename`, `line`, `function`, `message` and the fields
@@ -157,5 +168,32 @@ impl Visit for Fields<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.0.insert(field.name().to_owned(), json!(format!("{value:?}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider;
+
+    use super::*;
+
+    fn check(tracer: Option<SdkTracer>, spans: bool) {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (dispatch, level) = dispatch(&LogConfig { level: "off".to_owned(), format }, tracer.clone());
+            tracing::dispatcher::with_default(&dispatch, || {
+                assert!(!tracing::enabled!(tracing::Level::ERROR));
+                assert_eq!(tracing::error_span!("check").is_disabled(), !spans);
+                level.set("trace");
+                assert!(tracing::enabled!(tracing::Level::TRACE));
+                assert_eq!(tracing::error_span!("check").is_disabled(), !spans);
+            });
+        }
+    }
+
+    #[test]
+    fn spans_are_made_where_they_are_wanted_whatever_the_level_of_the_log() {
+        check(None, false);
+        let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+        check(Some(provider.tracer("test")), true);
     }
 }

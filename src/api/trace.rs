@@ -15,12 +15,17 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 /// A path is kept to so many characters: our choice, more than any route of ours takes with a name in it.
 const PATH_CHARS: usize = 200;
 
+/// What other parties note on a trace is passed on up to so many bytes: what W3C Trace Context asks for ("tracestate
+/// limits"), and no more, since it waits with each span.
+const STATE_BYTES: usize = 512;
+
 /// The headers of a request, as the propagator reads them.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
+        let value = self.0.get(key).and_then(|value| value.to_str().ok());
+        value.filter(|value| value.len() <= STATE_BYTES)
     }
 
     fn keys(&self) -> Vec<&str> {
