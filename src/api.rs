@@ -4,11 +4,15 @@
 pub mod administer;
 mod alerts;
 pub mod auth;
+mod bodies;
 mod config;
 mod discovery;
+mod document;
+mod documents;
 mod endpoints;
 mod error;
 mod events;
+mod exports;
 mod gate;
 mod health;
 mod input;
@@ -27,12 +31,15 @@ mod services;
 pub mod state;
 mod status;
 mod system;
+mod trace;
 mod traffic;
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use self::administer::{Administer, Caller, Denial, Origin, Reloaded, Setting, Standing, Wish, Wishes};
 pub use self::auth::{AuthScope, Keys};
@@ -57,80 +64,102 @@ pub struct ApiConfig {
     pub scope: AuthScope,
 }
 
-/// Every route. Paths come here without a trailing slash.
+/// Every route, with what its handler says of itself: paths are there, and come here without a trailing slash. Only what
+/// is described can be added.
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(document::Base::openapi())
+        .routes(routes!(health::root))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::overall))
+        .routes(routes!(health::live))
+        .routes(routes!(health::services, registry::register_health))
+        .routes(routes!(endpoints::show_health, registry::update_health, registry::remove_health))
+        .routes(routes!(health::service))
+        .routes(routes!(system::system))
+        .routes(routes!(system::cpu))
+        .routes(routes!(system::memory))
+        .routes(routes!(system::disk))
+        .routes(routes!(system::network))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::detailed))
+        .routes(routes!(system::words))
+        .routes(routes!(system::status))
+        .routes(routes!(system::report))
+        .routes(routes!(system::health_report))
+        .routes(routes!(services::registry, registry::register))
+        .routes(routes!(endpoints::show, registry::update, registry::remove))
+        .routes(routes!(endpoints::check))
+        .routes(routes!(endpoints::status))
+        .routes(routes!(endpoints::history))
+        .routes(routes!(endpoints::availability))
+        .routes(routes!(endpoints::impact))
+        .routes(routes!(endpoints::health))
+        .routes(routes!(registry::thresholds))
+        .routes(routes!(endpoints::alert_status))
+        .routes(routes!(endpoints::summary))
+        .routes(routes!(endpoints::booleans))
+        .routes(routes!(services::dependencies))
+        .routes(routes!(status::critical))
+        .routes(routes!(status::dashboard))
+        .routes(routes!(metrics::all))
+        .routes(routes!(metrics::text))
+        .routes(routes!(metrics::service))
+        .routes(routes!(metrics::history))
+        .routes(routes!(metrics::named_service))
+        .routes(routes!(probe::send))
+        .routes(routes!(discovery::targets))
+        .routes(routes!(outages::list))
+        .routes(routes!(outages::active))
+        .routes(routes!(outages::summary))
+        .routes(routes!(outages::show))
+        .routes(routes!(outages::resolve))
+        .routes(routes!(maintenance::list, maintenance::create))
+        .routes(routes!(maintenance::active))
+        .routes(routes!(maintenance::show, maintenance::update, maintenance::remove))
+        .routes(routes!(alerts::overview))
+        .routes(routes!(alerts::active))
+        .routes(routes!(alerts::history))
+        .routes(routes!(alerts::show))
+        .routes(routes!(alerts::acknowledge))
+        .routes(routes!(alerts::clear))
+        .routes(routes!(alerts::resolve))
+        .routes(routes!(alerts::newest))
+        .routes(routes!(notifications::dead_letters))
+        .routes(routes!(notifications::replay))
+        .routes(routes!(notifications::test))
+        .routes(routes!(exports::dead_letters))
+        .routes(routes!(exports::replay))
+        .routes(routes!(events::follow))
+        .routes(routes!(config::show, config::change))
+        .routes(routes!(config::changes))
+        .routes(routes!(config::reload))
+        .routes(routes!(config::avatar))
+        .routes(routes!(monitoring::status))
+        .routes(routes!(monitoring::start))
+        .routes(routes!(monitoring::stop))
+        .routes(routes!(documents::openapi))
+        .routes(routes!(documents::swagger))
+        .routes(routes!(documents::swagger_file))
+        .routes(routes!(documents::redoc))
+        .routes(routes!(documents::redoc_file))
+}
+
+/// The routes as they are served.
 pub fn router(state: ApiState) -> Router {
-    Router::new()
-        .route("/", get(health::root))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/health", get(health::overall))
-        .route("/health/live", get(health::live))
-        .route("/health/services", get(health::services).post(registry::register))
-        .route("/health/services/{name}", get(endpoints::show_health).put(registry::update).delete(registry::remove))
-        .route("/health/service/{name}", get(health::service))
-        .route("/health/system", get(system::system))
-        .route("/health/system/cpu", get(system::cpu))
-        .route("/health/system/memory", get(system::memory))
-        .route("/health/system/disk", get(system::disk))
-        .route("/health/system/network", get(system::network))
-        .route("/health/metrics", get(system::metrics))
-        .route("/health/detailed", get(system::detailed))
-        .route("/api/health/services", get(system::words))
-        .route("/status", get(system::status))
-        .route("/report", get(system::report))
-        .route("/reports/health", get(system::report))
-        .route("/services", get(services::registry).post(registry::register))
-        .route("/services/{id}", get(endpoints::show).put(registry::update).delete(registry::remove))
-        .route("/services/{id}/check", post(endpoints::check))
-        .route("/services/{id}/status", get(endpoints::status))
-        .route("/services/{id}/history", get(endpoints::history))
-        .route("/services/{id}/availability", get(endpoints::availability))
-        .route("/services/{id}/impact", get(endpoints::impact))
-        .route("/services/{id}/health", get(endpoints::health))
-        .route("/services/{id}/alerts/thresholds", post(registry::thresholds))
-        .route("/services/{id}/alerts/status", get(endpoints::alert_status))
-        .route("/services/status/summary", get(endpoints::summary))
-        .route("/api/v1/services/status", get(endpoints::booleans))
-        .route("/services/dependencies", get(services::dependencies))
-        .route("/status/critical", get(status::critical))
-        .route("/status/dashboard", get(status::dashboard))
-        .route("/metrics", get(metrics::all))
-        .route("/metrics/prometheus", get(metrics::text))
-        .route("/metrics/service/{name}", get(metrics::service))
-        .route("/metrics/history", get(metrics::history))
-        .route("/metrics/{name}", get(metrics::named_service))
-        .route("/probe", get(probe::send))
-        .route("/api/v1/sd", get(discovery::targets))
-        .route("/outages", get(outages::list))
-        .route("/outages/active", get(outages::active))
-        .route("/outages/summary", get(outages::summary))
-        .route("/outages/{id}", get(outages::show))
-        .route("/outages/{id}/resolve", post(outages::resolve))
-        .route("/maintenance", get(maintenance::list).post(maintenance::create))
-        .route("/maintenance/active", get(maintenance::active))
-        .route("/maintenance/{id}", get(maintenance::show).put(maintenance::update).delete(maintenance::remove))
-        .route("/alerts", get(alerts::overview))
-        .route("/alerts/active", get(alerts::active))
-        .route("/alerts/history", get(alerts::history))
-        .route("/alerts/{id}", get(alerts::show))
-        .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
-        .route("/alerts/{id}/clear", post(alerts::clear))
-        .route("/alerts/{id}/resolve", post(alerts::resolve))
-        .route("/notifications/dead-letters", get(notifications::dead_letters))
-        .route("/notifications/dead-letters/replay", post(notifications::replay))
-        .route("/notifications/test/{receiver}", post(notifications::test))
-        .route("/api/health/alerts", get(alerts::newest))
-        .route("/events", get(events::follow))
-        .route("/config", get(config::show).put(config::change))
-        .route("/config/changes", get(config::changes))
-        .route("/config/reload", post(config::reload))
-        .route("/api/v1/data/avatars/active", get(config::avatar))
-        .route("/monitoring/status", get(monitoring::status))
-        .route("/monitoring/start", post(monitoring::start))
-        .route("/monitoring/stop", post(monitoring::stop))
+    let (router, _) = routes().split_for_parts();
+    router
         .route_layer(axum::middleware::from_fn(auth::writes_need_a_full_key))
         .route_layer(axum::middleware::from_fn(traffic::note_route))
+        .route_layer(tower::util::MapRequestLayer::new(trace::routed))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::unknown_method)
         .with_state(state)
+}
+
+/// The OpenAPI document of the routes, as text.
+pub fn openapi() -> String {
+    let document = document::finished(routes().into_openapi());
+    let text = serde_json::to_string_pretty(&document).unwrap_or_default();
+    text + "\n"
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::demo;
 use crate::domain::probe::Protocol;
 use crate::engine::restore::RestoreError;
 use crate::engine::{Engine, EngineConfig, Parts, housekeeping};
+use crate::export::Elasticsearch;
 use crate::notify;
 use crate::notify::heartbeat::Heartbeat;
 use crate::probes::Clients;
@@ -25,6 +26,7 @@ use crate::store::redis::Redis;
 use crate::store::streams::Streams;
 use crate::store::{RecordsAddress, StoreError};
 use crate::systemd::Systemd;
+use crate::telemetry::traces::Traces;
 use crate::{telemetry, watchdog};
 
 /// Looks at the services file this often: our choice. A poll sees what watchers miss (DEPENDENCIES: ConfigMap links).
@@ -32,6 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest wait for parts that were told to end: our choice, longer than one delivery may take (10 s at most).
 const LAST_WORK: Duration = Duration::from_secs(11);
+
+/// Time to send the last spans: our choice, as far as `SHUTDOWN_GRACE_MS` leaves it, but never less than the second.
+const LAST_SPANS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
 
 /// Why the service did not start, or did not stop well. Carries its exit code (CONTRACT.md section 4).
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +109,7 @@ pub async fn build(configured: &Configured, clock: Clock, around: Surroundings) 
             streams: streams.clone(),
             clients: clients.clone(),
             heartbeat: heartbeat(&start.settings.engine)?,
+            elasticsearch: elasticsearch(&start.settings.engine)?,
             receivers: notify::receivers(&start.settings.engine.notify)
                 .map_err(|error| AppError::Internal(error.to_string()))?,
         };
@@ -150,6 +156,12 @@ fn heartbeat(config: &EngineConfig) -> Result<Option<Heartbeat>, AppError> {
     wanted.map_err(|error| AppError::Internal(error.to_string()))
 }
 
+/// The receiver of documents, if there is one.
+fn elasticsearch(config: &EngineConfig) -> Result<Option<Elasticsearch>, AppError> {
+    let wanted = config.export.clone().map(Elasticsearch::new).transpose();
+    wanted.map_err(|error| AppError::Internal(error.to_string()))
+}
+
 impl App {
     /// Stops checking, then every part; what is owed and noted is written first.
     pub async fn stop(self) {
@@ -163,6 +175,7 @@ impl App {
         self.stop_committer.cancel();
         self.committer.close();
         self.committer.wait().await;
+        self.engine.export_last().await;
         self.engine.records.close().await;
     }
 }
@@ -197,7 +210,14 @@ pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
     let configured = Configured::load(sources.clone())?;
     let Configured { settings, listed, .. } = &configured;
     let systemd = Systemd::new(&sources.variables);
-    let around = Surroundings { level: telemetry::start(&settings.log), systemd: systemd.clone() };
+    let traces = settings.traces.as_ref().map(Traces::start).transpose();
+    let traces = traces.map_err(|error| AppError::Internal(format!("traces: {error}")))?;
+    let level = telemetry::start(&settings.log, traces.as_ref().map(Traces::tracer));
+    let around = Surroundings { level, systemd: systemd.clone() };
+    if let Some(wanted) = &settings.traces {
+        let (queue, place) = (wanted.queue, wanted.place());
+        tracing::info!(queue, "traces go to {place}; at most {queue} spans wait, more are dropped and counted");
+    }
     let listener = api::serve::listen(&settings.api.host, settings.api.port)
         .await
         .map_err(|problem| ConfigError(vec![problem]))?;
@@ -230,6 +250,7 @@ pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
     signals.await.map_err(|error| AppError::Internal(format!("signals: {error}")))?;
 
     tracing::info!("stopping");
+    let since = Instant::now();
     systemd.stopping();
     // From here on parts end.
     drop(watchdog);
@@ -239,6 +260,12 @@ pub async fn run(sources: &Sources, demo: bool) -> Result<(), AppError> {
         stop.cancel();
         let _ = serving.await;
         let _ = calendar.shutdown().await;
+        if let Some(traces) = traces {
+            let (most, least) = LAST_SPANS;
+            let limit = settings.shutdown_grace.saturating_sub(since.elapsed()).clamp(least, most);
+            // It blocks, and its client must not be dropped where async code runs.
+            let _ = tokio::task::spawn_blocking(move || traces.stop(limit)).await;
+        }
     };
     let second = async {
         // Whoever asks twice is in a hurry: what is committed is safe.

@@ -86,6 +86,8 @@ enum Command {
     Outages(outages::Outages),
     /// Maintenance windows of a running service: list, add, end, remove
     Maintenance(maintenance::Maintenance),
+    /// Print the OpenAPI document of the API; needs neither settings nor a running service
+    Openapi,
     /// Dashboards and rules for other systems
     Export(export::Export),
 }
@@ -93,6 +95,9 @@ enum Command {
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Some(Command::Openapi)) {
+        return openapi();
+    }
     let sources = match Sources::of_process() {
         Ok(sources) => sources,
         Err(error) => return Failure::from(error).tell(),
@@ -106,8 +111,14 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => asked(services::check(&sources, &arguments)),
         Command::Outages(arguments) => asked(outages::outages(&sources, arguments)),
         Command::Maintenance(arguments) => asked(maintenance::maintenance(&sources, arguments)),
+        Command::Openapi => openapi(),
         Command::Export(arguments) => asked(export::export(&sources, arguments)),
     }
+}
+
+fn openapi() -> ExitCode {
+    say!("{}", crate::api::openapi().trim_end());
+    ExitCode::SUCCESS
 }
 
 fn asked<E: Into<Failure>>(work: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {

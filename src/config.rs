@@ -1,6 +1,7 @@
 //! Loads the settings: `config/default.toml` (compiled in), then files, then the environment. Refuses unknown keys, wrong
 //! units and impossible pairs, all at once, each with its source, its key and the remedy.
 
+mod export;
 mod notify;
 mod reader;
 mod services_file;
@@ -29,7 +30,7 @@ use crate::engine::references::ReferenceConfig;
 use crate::notify::Sender;
 use crate::notify::heartbeat::{Heartbeat, HeartbeatConfig};
 use crate::store::{RecordsAddress, RedisConfig, StoreConfig, StreamsConfig};
-use crate::telemetry::{LogConfig, LogFormat};
+use crate::telemetry::{Identity, LogConfig, LogFormat, TracesConfig};
 
 /// The key printed in the source document: CONTRACT.md section 2. Public knowledge.
 pub const PUBLISHED_KEY: &str = "nmc-internal-services-auth-key-phase1";
@@ -47,6 +48,8 @@ const POOLED_SHARE: f64 = 0.75;
 pub struct Settings {
     pub api: ApiConfig,
     pub log: LogConfig,
+    /// `None`: nothing of the service itself is traced.
+    pub traces: Option<TracesConfig>,
     pub engine: EngineConfig,
     pub defaults: Defaults,
     pub egress: EgressPolicy,
@@ -314,7 +317,19 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
     if avatar.chars().count() > AVATAR_CHARS || avatar.contains(char::is_control) {
         r.refuse("avatar", "active_avatar", "must be at most 100 characters, none of them a control one");
     }
+    let store = store(r);
+    let own = Identity {
+        service: &api.service_name,
+        version: &api.version,
+        instance: &instance,
+        environment: &api.environment,
+    };
+    let traces = TracesConfig::read(variables, &own).unwrap_or_else(|problems| {
+        r.problems.extend(problems.into_iter().map(Problem::general));
+        None
+    });
     let engine = EngineConfig {
+        export: export::read(r, &store),
         outage,
         alert,
         detection,
@@ -329,7 +344,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
         max_concurrent_checks: concurrent as usize,
         pooled_connections: (open_files as f64 * POOLED_SHARE) as usize,
         notify,
-        store: store(r),
+        store,
         references: references(r, &defaults),
         heartbeat,
         recovery_max_per_hour: r.number("outages", "recovery_max_per_hour", 0..=100_000) as usize,
@@ -341,6 +356,7 @@ fn read(r: &mut Reader, variables: &BTreeMap<String, String>) -> Settings {
             level: r.text("log", "log_level"),
             format: r.choice("log", "log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         },
+        traces,
         services: ServicesFile {
             path: r.text("checks", "services_file").into(),
             explicit: r.is_explicit("checks", "services_file"),

@@ -34,3 +34,4 @@ pub mod status;
 pub mod system;
 pub mod time;
 pub mod window;
+pub mod words;

@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod commit;
 pub mod counters;
 mod evaluate;
+pub mod export;
 mod heartbeat;
 pub mod history;
 pub mod host;
@@ -37,10 +38,13 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
 
 use self::commit::{Commit, Committer, Transition};
 use self::counters::{Counters, SkipCause};
+use self::export::Exporter;
 use self::host::Host;
 use self::live::{Live, Taken, Watched};
 use self::maintenance::{NotDurable, Windows};
@@ -53,8 +57,8 @@ use self::scheduler::Scheduler;
 pub use self::settings::{NotAdopted, Remembered};
 use self::streams::Exchange;
 use crate::clock::Clock;
-use crate::domain::check::Check;
-use crate::domain::classify::classify;
+use crate::domain::check::{Check, CheckContext};
+use crate::domain::classify::{Verdict, classify};
 use crate::domain::ess::Inbound;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::host::{HostPolicy, ProcessUse};
@@ -68,6 +72,8 @@ use crate::domain::probe::Protocol;
 use crate::domain::service::{Service, ServiceName};
 use crate::domain::spec::Defaults;
 use crate::domain::state::{Advance, Change, ServiceState};
+use crate::domain::status::Status;
+use crate::export::{Elasticsearch, ExportConfig};
 use crate::notify::heartbeat::{Heartbeat, HeartbeatConfig};
 use crate::notify::{NotifyConfig, Receiver};
 use crate::probes::{self, Clients};
@@ -102,6 +108,8 @@ pub struct EngineConfig {
     pub store: StoreConfig,
     pub references: ReferenceConfig,
     pub heartbeat: Option<HeartbeatConfig>,
+    /// `None`: nothing is exported.
+    pub export: Option<ExportConfig>,
     /// Recovery actions in an hour, over all services.
     pub recovery_max_per_hour: usize,
     /// What definitions leave open.
@@ -124,6 +132,7 @@ pub struct Parts {
     pub clients: Clients,
     pub receivers: Vec<Receiver>,
     pub heartbeat: Option<Heartbeat>,
+    pub elasticsearch: Option<Elasticsearch>,
 }
 
 /// The pipeline and everything it holds.
@@ -137,6 +146,7 @@ pub struct Engine {
     pub commit: Commit,
     pub outbox: Outbox,
     pub mirror: Mirror,
+    pub exporter: Exporter,
     exchange: Exchange,
     pub reload: registry::ReloadLog,
     pub windows: Windows,
@@ -197,6 +207,7 @@ impl Engine {
             live: Live::default(),
             outbox: Outbox::new(parts.receivers, &parts.config.notify),
             mirror: Mirror::new(parts.redis, parts.config.store.redis.explicit),
+            exporter: Exporter::new(parts.elasticsearch),
             exchange: Exchange::new(parts.streams),
             reload: registry::ReloadLog::default(),
             windows: Windows::default(),
@@ -264,7 +275,8 @@ impl Engine {
             let mut kind = kind;
             let mut rechecks = 0;
             loop {
-                let outcome = engine.check(&watched, kind).await;
+                let span = span_of(&watched.service(), kind);
+                let outcome = engine.check(&watched, kind).instrument(span).await;
                 drop(permit.take());
                 let service = watched.service();
                 let wants = watched.lock().state.wants_confirmation(&service, &engine.config().outage, rechecks);
@@ -302,7 +314,8 @@ impl Engine {
         let fresh = kind == Kind::Confirm || !watched.pooled.load(Ordering::Relaxed);
         let mut early = false;
         let began = Instant::now();
-        let was_up = watched.lock().state.status.is_up();
+        let from = watched.lock().state.status;
+        let was_up = from.is_up();
         let judged_early = async |seen: Observation| {
             let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
             if self.is_monitoring() && !seen.is_inconclusive() {
@@ -320,7 +333,7 @@ impl Engine {
             return Outcome::Cancelled;
         }
         let changes = if early {
-            self.amend(watched, &service, &seen, kind);
+            self.amend(watched, &service, &seen, kind, from);
             Vec::new()
         } else {
             let seen = self.rule_out_ourselves(&service, seen, began, was_up).await;
@@ -352,11 +365,13 @@ impl Engine {
         kind: Kind,
         ended: bool,
     ) -> Vec<Change> {
+        let (whole, judging) = (Span::current(), info_span!("judge").entered());
         let now = self.clock.now();
         let mut verdict = classify(&seen, service.limits.latency, &service.expected);
         if let Some(dependency) = self.degraded_by(service) {
             verdict = verdict.degraded_by(&dependency);
         }
+        note_verdict(&whole, &verdict);
         let in_force = self.windows_in_force();
         let maintenance = in_force.covers(service).is_some();
         let known = watched.lock().state.clone();
@@ -385,9 +400,6 @@ impl Engine {
             }
         }
         let taken = Taken { check: check.clone(), windows };
-        if ended {
-            self.commit.routine(watched.hash, &check);
-        }
         tracing::debug!(service.name = %service.name, status = state.status.as_str(), reason = verdict.reason.as_str(), "checked");
 
         let committed = {
@@ -403,6 +415,9 @@ impl Engine {
             } else {
                 Decision::default()
             };
+            if ended {
+                self.log(watched, service, &check, from, &state, &judge);
+            }
             if !must_commit && decision.is_empty() {
                 None
             } else {
@@ -414,9 +429,10 @@ impl Engine {
                 Some(self.commit.transition(transition))
             }
         };
+        drop(judging);
         match committed {
             // An answer that never comes means that the monitor is ending.
-            Some(committed) => drop(committed.await),
+            Some(committed) => drop(committed.instrument(info_span!("commit")).await),
             None => {
                 self.live.apply(watched, state, Some(taken), None);
                 self.mirror.touch(watched);
@@ -425,6 +441,31 @@ impl Engine {
         self.keep_in_time(watched);
         tell(service, &changes);
         changes
+    }
+
+    /// Notes a check in the log.
+    fn log(
+        &self,
+        watched: &Watched,
+        service: &Service,
+        check: &Check,
+        from: Status,
+        after: &ServiceState,
+        judge: &Judge,
+    ) {
+        let context = self.exporter.is_on().then(|| CheckContext {
+            sequence: after.sequence,
+            from,
+            outage: after.outage.as_ref().map(|outage| outage.id),
+            alert: match check.status {
+                Status::Healthy => None,
+                _ => judge.gravest(&service.name).map(|alert| alert.id.clone()),
+            },
+        });
+        if context.is_some() {
+            self.exporter.note_check();
+        }
+        self.commit.routine(watched.hash, check, context.as_ref());
     }
 
     /// The failed dependency that explains why `name` fails; `None` when it is up, or fails by itself.
@@ -511,6 +552,7 @@ impl Engine {
         let mut transition = Transition::default();
         transition.outages.push(closed.clone());
         transition.states.push((watched.clone(), state.without_outage(), None));
+        self.exporter.note(&mut transition, now);
         if self.commit.trouble().is_some_and(|trouble| trouble.not_durable) {
             return Err(NotDurable);
         }
@@ -547,12 +589,12 @@ impl Engine {
         this.into_iter().chain(inner.history.latest_ms(LATEST_ANSWERS)).take(LATEST_ANSWERS).collect()
     }
 
-    /// The answer to a probe that was judged before it came.
-    fn amend(&self, watched: &Arc<Watched>, service: &Service, seen: &Observation, kind: Kind) {
+    /// The answer to a probe that was judged before it came, when the status was `from`.
+    fn amend(&self, watched: &Arc<Watched>, service: &Service, seen: &Observation, kind: Kind, from: Status) {
         let verdict = classify(seen, service.limits.latency, &service.expected);
         let step = watched.lock().state.amend(&verdict, seen, kind);
         if let Some(check) = step.check {
-            self.commit.routine(watched.hash, &check);
+            self.log(watched, service, &check, from, &step.state, &self.judge());
             self.live.amend(watched, step.state, check);
             self.mirror.touch(watched);
         }
@@ -642,6 +684,7 @@ impl Engine {
         if transition.beat {
             self.outbox.beat();
         }
+        self.exporter.owe(&transition.exports);
         let (settled, changed) = self.outbox.withdraw(&transition.withdrawn);
         self.outbox.owe(transition.owed, self.clock.now(), self.config().notify.group_wait);
         if !changed.is_empty() {
@@ -692,6 +735,7 @@ impl Engine {
         self.supervised(&parts, "references", stop, |engine, stop| async move { engine.ask_references(&stop).await });
         self.supervised(&parts, "evaluator", stop, |engine, stop| async move { engine.evaluate(&stop).await });
         self.supervised(&parts, "keeper", stop, |engine, stop| async move { engine.keep(&stop).await });
+        self.supervised(&parts, "export", stop, |engine, stop| async move { engine.export(&stop).await });
         self.supervised(&parts, "host", stop, |engine, stop| async move { engine.watch_host(&stop).await });
         self.supervised(&parts, "mirror", stop, |engine, stop| async move { engine.mirror.run(&engine, &stop).await });
         self.supervised(&parts, "publisher", stop, |engine, stop| async move { engine.publish_events(&stop).await });
@@ -770,6 +814,48 @@ impl Engine {
 
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
+    }
+}
+
+/// The span of a check: what a target that is sent `traceparent` becomes a child of.
+fn span_of(service: &Service, kind: Kind) -> Span {
+    let span = info_span!(
+        "check",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        infra.service = service.name.as_str(),
+        infra.protocol = service.protocol.label(),
+        infra.kind = kind.as_str(),
+        infra.result = Empty,
+        infra.reason = Empty,
+        error.type = Empty,
+        server.address = Empty,
+        server.port = Empty,
+    );
+    if !span.is_disabled() {
+        // The address alone: what else stands in it is the operator's.
+        let url = url::Url::parse(&service.url).ok();
+        if let Some(host) = url.as_ref().and_then(url::Url::host_str) {
+            span.record("server.address", host);
+        }
+        if service.port != 0 {
+            span.record("server.port", service.port);
+        }
+    }
+    span
+}
+
+/// Notes on the span of a check what it came to.
+fn note_verdict(span: &Span, verdict: &Verdict) {
+    if span.is_disabled() {
+        return;
+    }
+    let reason = verdict.reason.as_str();
+    span.record("infra.result", verdict.status.map_or("inconclusive", Status::as_str));
+    span.record("infra.reason", reason);
+    if verdict.status == Some(Status::Unhealthy) {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", reason);
     }
 }
 

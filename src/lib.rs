@@ -8,8 +8,8 @@
 //! | --- | --- |
 //! | [`cli`], [`config`], [`telemetry`], [`app`], [`admin`], [`demo`], [`systemd`], [`watchdog`] | everything below |
 //! | [`api`] | `engine`, `store`, `events`, `clock`, `domain` |
-//! | [`engine`] | `probes`, `host`, `remedy`, `store`, `notify`, `events`, `clock`, `domain` |
-//! | [`probes`], [`host`], [`remedy`], [`store`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
+//! | [`engine`] | `probes`, `host`, `remedy`, `store`, `export`, `notify`, `events`, `clock`, `domain` |
+//! | [`probes`], [`host`], [`remedy`], [`store`], [`export`], [`notify`], [`events`], [`clock`] | `domain` only, never each other |
 //! | [`domain`] | nothing of ours; no I/O, no async, no clock |
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod events;
+pub mod export;
 pub mod host;
 pub mod notify;
 pub mod probes;

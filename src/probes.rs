@@ -12,12 +12,15 @@ mod redis;
 mod tcp;
 mod tls;
 mod trace;
+mod traceparent;
 mod udp;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use self::dial::{Dialer, Way};
 use self::trace::GuardedResolver;
@@ -102,18 +105,26 @@ pub async fn observe(
     let started = Instant::now();
     let deadline = started + service.timeout;
     let progress = Arc::<Progress>::default();
+    let traceparent = service.probe.sends_traceparent().then(traceparent::traceparent);
+    let span = info_span!("probe", infra.protocol = service.protocol.label(), http.response.status_code = Empty);
     let attempt = async {
         if let Probe::Http(probe) = &service.probe {
-            return http::send(&clients.http, probe, fresh, deadline, &progress).await;
+            let seen = http::send(&clients.http, probe, traceparent, fresh, deadline, &progress).await;
+            if let Ok(reply) = &seen.reply {
+                Span::current().record("http.response.status_code", reply.code);
+            }
+            return seen;
         }
         let way = Way::new(progress.clone());
-        let reply = timeout_at(deadline, send(clients, &service.probe, &way, deadline)).await;
+        let sent = send(clients, &service.probe, &way, traceparent.as_deref(), deadline);
+        let reply = timeout_at(deadline, sent).await;
         let reply = reply.unwrap_or_else(|_| Err(way.timed_out()));
         // A response time belongs to an answer.
         let phases = way.phases();
         let phases = if reply.is_ok() { phases } else { Phases { response: None, ..phases } };
         Observation { reply, phases }
     };
+    let attempt = attempt.instrument(span);
     let overrun = Duration::from_millis(service.limits.latency.critical_ms.saturating_add(1));
     if overrun >= service.timeout {
         return attempt.await;
@@ -142,7 +153,13 @@ pub async fn observe(
 }
 
 /// One match over the protocols with a connection of their own.
-async fn send(clients: &Clients, probe: &Probe, way: &Way, deadline: Instant) -> Result<Reply, ProbeFailure> {
+async fn send(
+    clients: &Clients,
+    probe: &Probe,
+    way: &Way,
+    traceparent: Option<&str>,
+    deadline: Instant,
+) -> Result<Reply, ProbeFailure> {
     let dialer = &clients.dialer;
     match probe {
         Probe::Tcp(probe) => tcp::send(dialer, probe, way).await,
@@ -153,7 +170,7 @@ async fn send(clients: &Clients, probe: &Probe, way: &Way, deadline: Instant) ->
         Probe::Postgres(probe) => postgres::send(dialer, probe, way).await,
         Probe::Filesystem(probe) => filesystem::send(probe, way, &clients.files).await,
         Probe::Amqp(target) => amqp::send(dialer, target, way).await,
-        Probe::Grpc(probe) => grpc::send(dialer, probe, way).await,
+        Probe::Grpc(probe) => grpc::send(dialer, probe, way, traceparent).await,
         Probe::Tls(target, options) => tls::send(dialer, target, options, way).await,
         Probe::Http(_) => Err(ProbeFailure::new(Reason::Protocol, "HTTP goes its own way")),
     }

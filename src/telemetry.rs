@@ -1,18 +1,29 @@
-//! Logs: lines for people, or JSON. To standard output; the filter is `LOG_LEVEL`.
+//! Logs: lines for people, or JSON. To standard output; the filter is `LOG_LEVEL`. And traces of the service itself, where
+//! the `OTEL_*` variables want them: [`variables`] reads those, [`traces`] sends.
+//!
+//! Spans of this crate are made for traces and for nothing else: the log never hears of them, so that a line reads the
+//! same with traces and without, and without traces a span costs the look at one flag.
+
+pub mod traces;
+mod variables;
 
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use opentelemetry_sdk::trace::SdkTracer;
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, FilterFn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+pub use self::variables::{Identity, TracesConfig};
 use crate::clock::Clock;
 use crate::domain::time::Stamp;
 
@@ -68,26 +79,34 @@ impl Level {
     }
 }
 
-/// Starts logging. A second call changes nothing.
-pub fn start(config: &LogConfig) -> Level {
+/// A span of this crate.
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+}
+
+/// What is written to the log.
+fn lines<S: Subscriber>(filter: EnvFilter) -> impl Filter<S> {
+    filter.and(FilterFn::new(|metadata: &Metadata<'_>| !is_ours(metadata)))
+}
+
+/// Starts logging, and making spans with `tracer`. A second call changes nothing.
+pub fn start(config: &LogConfig, tracer: Option<SdkTracer>) -> Level {
+    let spans = tracer.map(|tracer| {
+        let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_context_activation(false);
+        // Where in the code a span was made, on which thread and how long it waited is of no use to an operator.
+        let spans = spans.with_location(false).with_threads(false).with_target(false).with_tracked_inactivity(false);
+        spans.with_filter(FilterFn::new(is_ours))
+    });
     let filter = filter(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    // The same twice: the two builders are of different types.
-    match config.format {
+    let (filter, handle) = reload::Layer::new(lines(filter));
+    let log = match config.format {
         LogFormat::Text => {
-            let colour = std::io::stdout().is_terminal();
-            let builder = builder.with_target(false).with_ansi(colour).with_filter_reloading();
-            let handle = builder.reload_handle();
-            let _ = builder.finish().try_init();
-            Level(Some(Arc::new(move |filter| drop(handle.reload(filter)))))
+            tracing_subscriber::fmt::layer().with_target(false).with_ansi(std::io::stdout().is_terminal()).boxed()
         }
-        LogFormat::Json => {
-            let builder = builder.event_format(JsonLines).with_filter_reloading();
-            let handle = builder.reload_handle();
-            let _ = builder.finish().try_init();
-            Level(Some(Arc::new(move |filter| drop(handle.reload(filter)))))
-        }
-    }
+        LogFormat::Json => tracing_subscriber::fmt::layer().event_format(JsonLines).boxed(),
+    };
+    let _ = Registry::default().with(log.with_filter(filter)).with(spans).try_init();
+    Level(Some(Arc::new(move |filter| drop(handle.reload(lines(filter))))))
 }
 
 /// One JSON object a line: `timestamp`, `level`, `name`, `filename`, `line`, `function`, `message` and the fields

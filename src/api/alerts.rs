@@ -13,6 +13,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ApiState;
+use super::bodies::alerts::{
+    AcknowledgeAlert, ActiveAlerts, AlertBody, AlertHistory, AlertsOverview, AlertsQuery, Clamped, Cleared,
+    NewestAlerts, ResolveAlert, Skip, ToldAlert,
+};
+use super::bodies::{Part, Range};
+use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
@@ -36,6 +42,8 @@ const HISTORY: usize = 100;
 const RESOLVED_SHOWN: usize = 100;
 
 /// `GET /alerts`: source 002's map by component, and all of them.
+#[utoipa::path(get, path = "/alerts", operation_id = "getAlerts",
+    responses((status = 200, body = AlertsOverview), Tagged))]
 pub(super) async fn overview(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let filter = AlertFilter { living: Some(false), ..AlertFilter::default() };
     let resolved = app.engine.records.alerts(filter, 0, RESOLVED_SHOWN).await.map_err(unreadable)?;
@@ -79,6 +87,8 @@ struct Active<'a> {
 }
 
 /// `GET /alerts/active`: worst first; all of them, or a page.
+#[utoipa::path(get, path = "/alerts/active", operation_id = "listActiveAlerts",
+    params(AlertsQuery, Range, Part), responses((status = 200, body = ActiveAlerts), Tagged))]
 pub(super) async fn active(
     State(app): State<ApiState>,
     asked: Asked,
@@ -94,6 +104,8 @@ pub(super) async fn active(
 }
 
 /// `GET /alerts/history`: the last ones by first trigger, oldest first, with what receivers were told.
+#[utoipa::path(get, path = "/alerts/history", operation_id = "listAlertHistory",
+    params(AlertsQuery, Range, Skip, Clamped), responses((status = 200, body = AlertHistory), Tagged))]
 pub(super) async fn history(
     State(app): State<ApiState>,
     asked: Asked,
@@ -111,6 +123,8 @@ pub(super) async fn history(
 }
 
 /// `GET /api/health/alerts`: the same for clients of 004 that read newest first.
+#[utoipa::path(get, path = "/api/health/alerts", operation_id = "listNewestAlerts",
+    params(AlertsQuery, Range, Clamped), responses((status = 200, body = NewestAlerts), Tagged))]
 pub(super) async fn newest(
     State(app): State<ApiState>,
     asked: Asked,
@@ -213,6 +227,12 @@ fn not_found(id: &str) -> ApiError {
 }
 
 /// `GET /alerts/{id}`: one alert, with which receiver took what about it, when, and after how many tries.
+#[utoipa::path(get, path = "/alerts/{id}", operation_id = "getAlert",
+    responses(
+        (status = 200, body = ToldAlert),
+        (status = 404, description = "Alert not found: billing-service-down-1769855400"),
+        Tagged,
+    ))]
 pub(super) async fn show(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,
@@ -225,6 +245,13 @@ pub(super) async fn show(
 }
 
 /// `POST /alerts/{id}/acknowledge`: somebody looks after it.
+#[utoipa::path(post, path = "/alerts/{id}/acknowledge", operation_id = "acknowledgeAlert",
+    request_body(content = Option<AcknowledgeAlert>),
+responses(
+        (status = 200, body = AlertBody),
+        (status = 404, description = "Alert not found: billing-service-down-1769855400"),
+        (status = 409, description = "Alert billing-service-down-1769855400 is already resolved"),
+    ))]
 pub(super) async fn acknowledge(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,
@@ -238,6 +265,13 @@ pub(super) async fn acknowledge(
 }
 
 /// `POST /alerts/{id}/resolve`: ends it now.
+#[utoipa::path(post, path = "/alerts/{id}/resolve", operation_id = "resolveAlert",
+    request_body(content = Option<ResolveAlert>),
+responses(
+        (status = 200, body = AlertBody),
+        (status = 404, description = "Alert not found: billing-service-down-1769855400"),
+        (status = 409, description = "Alert billing-service-down-1769855400 is already resolved"),
+    ))]
 pub(super) async fn resolve(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,
@@ -248,6 +282,11 @@ pub(super) async fn resolve(
 }
 
 /// `POST /alerts/{id}/clear`: acknowledged, and off the list.
+#[utoipa::path(post, path = "/alerts/{id}/clear", operation_id = "clearAlert",
+    responses(
+        (status = 200, body = Cleared),
+        (status = 404, description = "Alert not found: billing-service-down-1769855400"),
+    ))]
 pub(super) async fn clear(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,

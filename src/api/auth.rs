@@ -73,7 +73,7 @@ fn digest(text: &[u8]) -> [u8; 32] {
 
 /// Classes of routes: the one list of what is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Never looks at a key.
     Open,
     /// Read by pages and people.
@@ -83,7 +83,7 @@ enum Class {
     Write,
 }
 
-fn class(method: &Method, path: &str) -> Class {
+pub(super) fn class(method: &Method, path: &str) -> Class {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Class::Write;
     }
@@ -93,8 +93,8 @@ fn class(method: &Method, path: &str) -> Class {
         "/" => Class::Public,
         // It tells where everything is: CONTRACT.md section 20.
         "/api/v1/sd" => Class::Read,
-        _ if ["health", "status", "api"].contains(&first) => Class::Public,
-        "/docs" | "/redoc" | "/openapi.json" => Class::Public,
+        "/openapi.json" => Class::Public,
+        _ if ["health", "status", "api", "docs", "redoc"].contains(&first) => Class::Public,
         _ => Class::Read,
     }
 }

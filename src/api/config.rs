@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::administer::{Caller, Denial, Standing, Wish, Wishes};
+use super::bodies::Paging;
+use super::bodies::settings::{AvatarBody, ConfigBody, ConfigChange, ConfigChanges, ReloadedBody};
+use super::document::{Tagged, Versioned};
 use super::error::{ApiError, Invalid};
 use super::input::{Asked, nothing, object};
 use super::lists;
@@ -115,12 +118,15 @@ fn body(standing: &Standing) -> Value {
 }
 
 /// `GET /config`
+#[utoipa::path(get, path = "/config", operation_id = "getConfig", responses((status = 200, body = ConfigBody), Tagged))]
 pub(super) async fn show(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let standing = app.admin.standing();
     lists::under(&headers, &standing.tag(), &body(&standing))
 }
 
 /// `PUT /config`: changes what is sent, all or none.
+#[utoipa::path(put, path = "/config", operation_id = "changeConfig",
+    request_body(content = ConfigChange), responses((status = 200, body = ConfigBody), Versioned))]
 pub(super) async fn change(
     State(app): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -244,6 +250,8 @@ impl Read {
 }
 
 /// `GET /config/changes`: who changed settings, newest first.
+#[utoipa::path(get, path = "/config/changes", operation_id = "listConfigChanges",
+    params(Paging), responses((status = 200, body = ConfigChanges)))]
 pub(super) async fn changes(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
     let (skip, limit) = asked.page()?;
     let facts = app.engine.records.facts(FactKind::Change).await.map_err(|error| {
@@ -258,6 +266,8 @@ pub(super) async fn changes(State(app): State<ApiState>, asked: Asked) -> Result
 }
 
 /// `POST /config/reload`: reads the services file, and files and environment, now.
+#[utoipa::path(post, path = "/config/reload", operation_id = "reloadConfig",
+    responses((status = 200, body = ReloadedBody)))]
 pub(super) async fn reload(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
     if app.engine.is_draining() {
         return Err(ApiError::Unavailable("Stopping"));
@@ -281,6 +291,8 @@ pub(super) async fn reload(State(app): State<ApiState>, body: Bytes) -> Result<J
 }
 
 /// `GET /api/v1/data/avatars/active` of source 001.
+#[utoipa::path(get, path = "/api/v1/data/avatars/active", operation_id = "getActiveAvatar",
+    responses((status = 200, body = AvatarBody)))]
 pub(super) async fn avatar(State(app): State<ApiState>) -> Result<Json<Value>, ApiError> {
     let standing = app.admin.standing();
     let active = standing.find("avatar", "active_avatar").and_then(|setting| setting.value.as_str());

@@ -11,6 +11,8 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::ApiState;
+use super::bodies::metrics::TargetGroup;
+use super::document::Tagged;
 use super::error::ApiError;
 use super::lists;
 use super::probe::Module;
@@ -51,7 +53,9 @@ impl Group {
     }
 }
 
-/// `GET /api/v1/sd`
+/// `GET /api/v1/sd`: every active target, for Prometheus to discover.
+#[utoipa::path(get, path = "/api/v1/sd", operation_id = "discoverTargets",
+    responses((status = 200, body = Vec<TargetGroup>), Tagged))]
 pub(super) async fn targets(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let made = tokio::task::spawn_blocking(move || {
         let roster = app.engine.live.roster();

@@ -14,11 +14,17 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 use super::ApiState;
+use super::bodies::services::{
+    AlertStanding, AvailabilityBody, Booleans, CheckPage, CheckResult, FlatService, ImpactBody, LatestCheck,
+    NamedHealth, ShownService, StatusCounted,
+};
+use super::bodies::{Paging, Range};
+use super::document::Tagged;
 use super::error::ApiError;
 use super::health::{ShownPhases, named, service_health};
 use super::input::{Asked, nothing};
 use super::lists;
-use super::record::{INACTIVE, flat, ms, present, record, status_record, tag};
+use super::record::{flat, present, record, status_record, tag};
 use super::registry::not_found;
 use crate::domain::alert::{AlertType, Component, Told};
 use crate::domain::observation::clean;
@@ -27,6 +33,7 @@ use crate::domain::registration::Door;
 use crate::domain::service::ServiceName;
 use crate::domain::status::Status;
 use crate::domain::time::{Stamp, round2, round6};
+use crate::domain::words::{IN_MAINTENANCE, INACTIVE, ms};
 use crate::engine::history::HistoryError;
 use crate::engine::live::Watched;
 use crate::store::records::OutageFilter;
@@ -39,6 +46,12 @@ fn find(app: &ApiState, id: &str) -> Result<Arc<Watched>, ApiError> {
 }
 
 /// `GET /services/{id}`: the record, with the flat fields of 002.
+#[utoipa::path(get, path = "/services/{id}", operation_id = "getService",
+    responses(
+        (status = 200, body = ShownService),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+        Tagged,
+    ))]
 pub(super) async fn show(State(app): State<ApiState>, id: Named, headers: HeaderMap) -> Result<Response, ApiError> {
     let watched = find(&app, &named(id))?;
     app.engine.windows_in_force();
@@ -50,6 +63,8 @@ pub(super) async fn show(State(app): State<ApiState>, id: Named, headers: Header
 }
 
 /// `GET /health/services/{name}`: the view of 000, with the flat fields of 002.
+#[utoipa::path(get, path = "/health/services/{name}", operation_id = "getNamedHealth",
+    responses((status = 200, body = NamedHealth), (status = 404, description = "Service foo not found"), Tagged))]
 pub(super) async fn show_health(
     State(app): State<ApiState>,
     name: Named,
@@ -66,6 +81,11 @@ pub(super) async fn show_health(
 }
 
 /// `POST /services/{id}/check`: probes now, outside the cadence.
+#[utoipa::path(post, path = "/services/{id}/check", operation_id = "checkService",
+    responses(
+        (status = 200, body = CheckResult),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+    ))]
 pub(super) async fn check(State(app): State<ApiState>, id: Named, body: Bytes) -> Result<Json<Value>, ApiError> {
     nothing(&body)?;
     let watched = find(&app, &named(id))?;
@@ -109,6 +129,11 @@ pub(super) async fn check(State(app): State<ApiState>, id: Named, body: Bytes) -
 }
 
 /// `GET /services/{id}/status`: the latest status record.
+#[utoipa::path(get, path = "/services/{id}/status", operation_id = "getServiceStatus",
+    responses(
+        (status = 200, body = LatestCheck),
+        (status = 404, description = "No status found for service endpoint with ID foo"),
+    ))]
 pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Json<Value>, ApiError> {
     let id = named(id);
     let watched = find(&app, &id)?;
@@ -119,7 +144,7 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
         (inner.history.newest().next(), present(&service, &inner), inner.state.error_message.clone())
     };
     let mut fields = match latest {
-        Some(check) => status_record(&watched, &service, &check),
+        Some(check) => status_record(&app, &watched, &service, &check),
         None if !service.active => json!({
             "id": null, "endpoint_id": service.name, "status": "UNKNOWN", "response_time": null, "timestamp": null,
             "error_message": INACTIVE, "elasticsearch_synced": false, "in_maintenance": false, "reason": null,
@@ -137,7 +162,7 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
         fields.insert("in_maintenance".to_owned(), Value::Bool(false));
         if let Some(reason) = reason {
             fields.insert("error_message".to_owned(), Value::from(reason));
-            fields.insert("in_maintenance".to_owned(), Value::Bool(reason == super::record::IN_MAINTENANCE));
+            fields.insert("in_maintenance".to_owned(), Value::Bool(reason == IN_MAINTENANCE));
         }
         fields.insert("endpoint".to_owned(), Value::Object(record(&app, &watched)));
     }
@@ -145,6 +170,12 @@ pub(super) async fn status(State(app): State<ApiState>, id: Named) -> Result<Jso
 }
 
 /// `GET /services/{id}/history`: stored checks, newest first.
+#[utoipa::path(get, path = "/services/{id}/history", operation_id = "listChecks",
+    params(Range, Paging),
+responses(
+        (status = 200, body = CheckPage),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+    ))]
 pub(super) async fn history(State(app): State<ApiState>, id: Named, asked: Asked) -> Result<Json<Value>, ApiError> {
     let watched = find(&app, &named(id))?;
     let service = watched.service();
@@ -154,7 +185,7 @@ pub(super) async fn history(State(app): State<ApiState>, id: Named, asked: Asked
     asked.in_order(from, to)?;
     let range = (from.unwrap_or(DateTime::UNIX_EPOCH), to.unwrap_or(now));
     let page = app.engine.checks_page(&watched, range, skip, limit).await.map_err(unreadable)?;
-    let items: Vec<Value> = page.checks.iter().map(|check| status_record(&watched, &service, check)).collect();
+    let items: Vec<Value> = page.checks.iter().map(|check| status_record(&app, &watched, &service, check)).collect();
     Ok(Json(json!({"items": items, "total": page.total})))
 }
 
@@ -179,6 +210,12 @@ pub(super) fn unreadable(error: crate::store::StoreError) -> ApiError {
 }
 
 /// `GET /services/{id}/availability`: what a range of time consisted of, and the outages in it.
+#[utoipa::path(get, path = "/services/{id}/availability", operation_id = "getAvailability",
+    params(Range),
+responses(
+        (status = 200, body = AvailabilityBody),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+    ))]
 pub(super) async fn availability(
     State(app): State<ApiState>,
     id: Named,
@@ -246,6 +283,11 @@ async fn outages_between(
 }
 
 /// `GET /services/{id}/impact`: what breaks if it fails, and why it fails if it is itself a victim.
+#[utoipa::path(get, path = "/services/{id}/impact", operation_id = "getImpact",
+    responses(
+        (status = 200, body = ImpactBody),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+    ))]
 pub(super) async fn impact(State(app): State<ApiState>, id: Named) -> Result<Json<Value>, ApiError> {
     let watched = find(&app, &named(id))?;
     let name = watched.service().name.clone();
@@ -268,6 +310,12 @@ pub(super) async fn impact(State(app): State<ApiState>, id: Named) -> Result<Jso
 }
 
 /// `GET /services/{id}/health`: how it is, in the flat fields of 002.
+#[utoipa::path(get, path = "/services/{id}/health", operation_id = "getFlatHealth",
+    responses(
+        (status = 200, body = FlatService),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+        Tagged,
+    ))]
 pub(super) async fn health(State(app): State<ApiState>, id: Named, headers: HeaderMap) -> Result<Response, ApiError> {
     let watched = find(&app, &named(id))?;
     lists::answer_as(&headers, &tag(&watched), || {
@@ -278,6 +326,11 @@ pub(super) async fn health(State(app): State<ApiState>, id: Named, headers: Head
 }
 
 /// `GET /services/{id}/alerts/status`: the worse of its alerts about errors and slowness, in the words of 002.
+#[utoipa::path(get, path = "/services/{id}/alerts/status", operation_id = "getAlertStanding",
+    responses(
+        (status = 200, body = AlertStanding),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+    ))]
 pub(super) async fn alert_status(State(app): State<ApiState>, id: Named) -> Result<Json<Value>, ApiError> {
     let watched = find(&app, &named(id))?;
     let service = watched.service();
@@ -301,6 +354,8 @@ pub(super) async fn alert_status(State(app): State<ApiState>, id: Named) -> Resu
 }
 
 /// `GET /services/status/summary`: active endpoints by their latest status, each counted once.
+#[utoipa::path(get, path = "/services/status/summary", operation_id = "getStatusSummary",
+    responses((status = 200, body = StatusCounted)))]
 pub(super) async fn summary(State(app): State<ApiState>) -> Json<Value> {
     app.engine.windows_in_force();
     let (mut up, mut down, mut degraded, mut maintenance, mut unknown) = (0, 0, 0, 0, 0);
@@ -328,6 +383,8 @@ pub(super) async fn summary(State(app): State<ApiState>) -> Json<Value> {
 const LOOKED_AT: usize = 3;
 
 /// `GET /api/v1/services/status`: one boolean a service, for source 001.
+#[utoipa::path(get, path = "/api/v1/services/status", operation_id = "listBooleans",
+    responses((status = 200, body = Booleans)))]
 pub(super) async fn booleans(State(app): State<ApiState>) -> Json<Value> {
     let roster = app.engine.live.roster();
     let mut flat = Map::with_capacity(roster.watched.len());

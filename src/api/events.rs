@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::ApiState;
+use super::bodies::settings::EventsQuery;
 use super::error::{ApiError, Invalid};
 use super::input::Asked;
 use crate::domain::event::{Event, EventKind, Payload};
@@ -41,6 +42,9 @@ const TAKEN: usize = 64;
 const RETRY_MS: u64 = 1000;
 
 /// `GET /events`
+#[utoipa::path(get, path = "/events", operation_id = "followEvents",
+    params(EventsQuery, ("Last-Event-ID" = Option<i64>, Header, description = "The same, as browsers send it")),
+    responses((status = 200, body = String, content_type = "text/event-stream")))]
 pub(super) async fn follow(
     State(app): State<ApiState>,
     asked: Asked,

@@ -18,13 +18,14 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::administer::Caller;
 use super::auth::{Guesses, authorize, fingerprint};
 use super::error::ApiError;
 use super::traffic::Reached;
-use super::{ApiState, router};
+use super::{ApiState, router, trace};
 
 /// CONTRACT.md section 3.
 const URI_BYTES: usize = 8 * 1024;
@@ -99,11 +100,18 @@ impl Gate {
         }
     }
 
-    async fn answer(&self, peer: IpAddr, mut request: Request<Body>) -> Response {
+    async fn answer(&self, peer: IpAddr, request: Request<Body>) -> Response {
+        let id = request_id(request.headers());
+        let span = trace::begin(&request, &id, peer);
+        let response = self.respond(peer, request, id).instrument(span.clone()).await;
+        trace::end(&span, &response);
+        response
+    }
+
+    async fn respond(&self, peer: IpAddr, mut request: Request<Body>, id: String) -> Response {
         let began = Instant::now();
         let reached = Reached::default();
         request.extensions_mut().insert(reached.clone());
-        let id = request_id(request.headers());
         let (method, path) = (request.method().clone(), without_trailing_slash(request.uri().path()).to_owned());
         let response = match self.admit(peer, &method, &path, &mut request).await {
             Ok(permit) => {

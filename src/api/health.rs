@@ -10,8 +10,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::ApiState;
+use super::bodies::Part;
+use super::bodies::fleet::{Alive, HealthBody, Living, NotReadyAnswer, RootBody, ServicesView, Tally};
+use super::bodies::services::OneHealth;
+use super::document::Tagged;
 use super::error::{ApiError, Invalid};
 use super::lists::{self, Page};
 use crate::domain::observation::{Phases, Reason};
@@ -32,6 +37,7 @@ const LATE_MS: f64 = 1000.0;
 const OLD_OUTBOX_S: u64 = 60;
 
 /// `GET /`: what this is.
+#[utoipa::path(get, path = "/", operation_id = "getRoot", responses((status = 200, body = RootBody)))]
 pub(super) async fn root(State(app): State<ApiState>) -> Json<Value> {
     Json(json!({
         "service": app.config.service_name, "status": "running", "version": app.config.version,
@@ -40,11 +46,14 @@ pub(super) async fn root(State(app): State<ApiState>) -> Json<Value> {
 }
 
 /// `GET /livez`: the process can answer.
+#[utoipa::path(get, path = "/livez", operation_id = "getLive", responses((status = 200, body = Alive)))]
 pub(super) async fn livez() -> Json<Value> {
     Json(json!({"status": "alive"}))
 }
 
 /// `GET /readyz`: answers are true. 503 while draining, and while records cannot be written.
+#[utoipa::path(get, path = "/readyz", operation_id = "getReady",
+    responses((status = 200, body = Alive), (status = 503, description = "Not ready", body = NotReadyAnswer)))]
 pub(super) async fn readyz(State(app): State<ApiState>) -> Response {
     let mut reasons = Vec::new();
     if app.engine.is_draining() {
@@ -61,6 +70,7 @@ pub(super) async fn readyz(State(app): State<ApiState>) -> Response {
 }
 
 /// `GET /health/live`: about this process, for clients of 002 and 004.
+#[utoipa::path(get, path = "/health/live", operation_id = "getHealthLive", responses((status = 200, body = Living)))]
 pub(super) async fn live(State(app): State<ApiState>) -> Json<Value> {
     Json(json!({
         "status": "healthy", "service": app.config.service_name, "timestamp": Stamp(app.engine.clock.now()),
@@ -68,6 +78,7 @@ pub(super) async fn live(State(app): State<ApiState>) -> Json<Value> {
 }
 
 /// `GET /health`: the word over the fleet, and how the monitor itself is.
+#[utoipa::path(get, path = "/health", operation_id = "getHealth", responses((status = 200, body = HealthBody)))]
 pub(super) async fn overall(State(app): State<ApiState>) -> Json<Value> {
     app.engine.windows_in_force();
     let fleet = app.engine.live.fleet();
@@ -127,6 +138,8 @@ fn itself(app: &ApiState) -> Value {
     if let Some((reload, error)) = reload.as_ref().and_then(|reload| Some((reload, reload.error.as_ref()?))) {
         problems.push(format!("{} not reloaded: {error}", reload.what));
     }
+    let export = engine.export_health();
+    problems.extend(export.problem.clone());
     problems.extend(engine.host().problems());
     if !engine.is_monitoring() {
         problems.push("monitoring was stopped by hand: no checks, no alerts".to_owned());
@@ -161,7 +174,11 @@ fn itself(app: &ApiState) -> Value {
         "receivers": receivers.iter().map(|receiver| json!({
             "channel": receiver.channel, "state": receiver.state, "last_success": receiver.last_success,
         })).collect::<Vec<_>>(),
-        "elasticsearch": {"state": "off", "lag_seconds": null},
+        "elasticsearch": {
+            "state": export.state,
+            "lag_seconds": export.lag.map(|lag| lag.as_secs()),
+            "dead_letters": export.dead_letters,
+        },
         "self_check": {"references": references, "failing": failing},
         "last_reload": reload.map(|reload| json!({
             "ok": reload.error.is_none(), "timestamp": Stamp(reload.at), "error": reload.error,
@@ -183,7 +200,7 @@ fn broken_promises(app: &ApiState) -> Vec<String> {
     sentences
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ListedService {
     name: ServiceName,
@@ -201,16 +218,17 @@ struct ListedService {
     flapping: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Summary {
     #[serde(flatten)]
+    #[schema(value_type = Tally)]
     counts: StatusCounts,
     total: usize,
     last_updated: Stamp,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct FlatHealth {
     status: Status,
     response_time_ms: u64,
@@ -218,7 +236,7 @@ struct FlatHealth {
     success_rate: Option<f64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ServicesBody {
     services: Vec<ListedService>,
     summary: Summary,
@@ -227,6 +245,8 @@ struct ServicesBody {
 }
 
 /// `GET /health/services`: every service with its state, in the words of 000 and of 002.
+#[utoipa::path(get, path = "/health/services", operation_id = "listServicesHealth",
+    params(ServicesView, Part), responses((status = 200, body = ServicesBody), Tagged))]
 pub(super) async fn services(
     State(app): State<ApiState>,
     RawQuery(query): RawQuery,
@@ -302,7 +322,7 @@ fn services_body(app: &ApiState, page: Page, list_only: bool) -> ServicesBody {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ShownCheck {
     timestamp: Stamp,
@@ -310,7 +330,7 @@ struct ShownCheck {
     response_time: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ShownPhases {
     resolve: Option<f64>,
     connect: Option<f64>,
@@ -330,14 +350,14 @@ impl From<Phases> for ShownPhases {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Detection {
     worst_case_ms: u64,
     within_promise: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceHealth {
     name: ServiceName,
@@ -370,6 +390,8 @@ pub(super) struct ServiceHealth {
 }
 
 /// `GET /health/service/{name}`: state of one service and its latest checks.
+#[utoipa::path(get, path = "/health/service/{name}", operation_id = "getServiceHealth",
+    responses((status = 200, body = OneHealth), (status = 404, description = "Service foo not found"), Tagged))]
 pub(super) async fn service(
     State(app): State<ApiState>,
     name: Result<Path<String>, PathRejection>,

@@ -97,7 +97,7 @@ fn tag(state: &ApiState, generation: u64) -> String {
     format!("W/\"{}-{generation}\"", state.engine.config().instance)
 }
 
-fn matches(headers: &HeaderMap, tag: &str) -> bool {
+pub(super) fn matches(headers: &HeaderMap, tag: &str) -> bool {
     let given = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let opaque = tag.trim_start_matches("W/");
     given
@@ -116,7 +116,7 @@ fn tagged(tag: &str, body: Bytes) -> Response {
     response
 }
 
-fn not_modified(tag: &str) -> Response {
+pub(super) fn not_modified(tag: &str) -> Response {
     let mut response = StatusCode::NOT_MODIFIED.into_response();
     if let Ok(tag) = HeaderValue::from_str(tag) {
         response.headers_mut().insert(ETAG, tag);

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::ApiState;
+use super::bodies::Paging;
+use super::bodies::windows::{WindowBody, WindowChange, WindowFields, WindowPage, WindowsQuery};
+use super::document::{Tagged, Versioned};
 use super::error::ApiError;
 use super::health::named;
 use super::input::{Asked, if_match, nothing, object, refused};
@@ -29,6 +32,8 @@ const MOST_WINDOWS: usize = 10_000;
 type Named = Result<Path<String>, PathRejection>;
 
 /// `GET /maintenance/`: by start.
+#[utoipa::path(get, path = "/maintenance", operation_id = "listWindows",
+    params(WindowsQuery, Paging), responses((status = 200, body = WindowPage), Tagged))]
 pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
     let past = asked.boolean("include_past")?.unwrap_or(false);
     let future = asked.boolean("include_future")?.unwrap_or(true);
@@ -39,6 +44,8 @@ pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: Hea
 }
 
 /// `GET /maintenance/active`: those in force now.
+#[utoipa::path(get, path = "/maintenance/active", operation_id = "listActiveWindows",
+    params(Paging), responses((status = 200, body = WindowPage), Tagged))]
 pub(super) async fn active(
     State(app): State<ApiState>,
     asked: Asked,
@@ -70,12 +77,24 @@ fn find(app: &ApiState, id: &str) -> Result<Arc<MaintenanceWindow>, ApiError> {
 }
 
 /// `GET /maintenance/{id}`
+#[utoipa::path(get, path = "/maintenance/{id}", operation_id = "getWindow",
+    responses(
+        (status = 200, body = WindowBody),
+        (status = 404, description = "Maintenance window with ID 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 not found"),
+        Tagged,
+    ))]
 pub(super) async fn show(State(app): State<ApiState>, id: Named) -> Result<Response, ApiError> {
     let window = find(&app, &named(id))?;
     Ok(tagged(&app, &window, StatusCode::OK))
 }
 
 /// `POST /maintenance/`: a new window, in force at once if it has begun.
+#[utoipa::path(post, path = "/maintenance", operation_id = "createWindow",
+    request_body(content = WindowFields),
+responses(
+        (status = 201, body = WindowBody),
+        (status = 409, description = "There are as many windows as may be: 10000"),
+    ))]
 pub(super) async fn create(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
     if app.engine.windows.shown().len() >= MOST_WINDOWS {
         return Err(ApiError::Conflict(format!("There are as many windows as may be: {MOST_WINDOWS}")));
@@ -86,6 +105,14 @@ pub(super) async fn create(State(app): State<ApiState>, body: Bytes) -> Result<R
 }
 
 /// `PUT /maintenance/{id}`: changes what is sent; an `end_time` of now ends it early.
+#[utoipa::path(put, path = "/maintenance/{id}", operation_id = "changeWindow",
+    request_body(content = WindowChange),
+responses(
+        (status = 200, body = WindowBody),
+        (status = 404, description = "Maintenance window with ID 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 not found"),
+        (status = 409, description = "Maintenance window 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 is defined in the services file; change it there"),
+        Versioned,
+    ))]
 pub(super) async fn update(
     State(app): State<ApiState>,
     id: Named,
@@ -103,6 +130,13 @@ pub(super) async fn update(
 }
 
 /// `DELETE /maintenance/{id}`
+#[utoipa::path(delete, path = "/maintenance/{id}", operation_id = "removeWindow",
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 404, description = "Maintenance window with ID 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 not found"),
+        (status = 409, description = "Maintenance window 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 is defined in the services file; change it there"),
+        Versioned,
+    ))]
 pub(super) async fn remove(
     State(app): State<ApiState>,
     id: Named,

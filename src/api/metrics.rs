@@ -13,6 +13,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::bodies::Range;
+use super::bodies::metrics::{
+    HistoryBody, HistoryQuery, MetricsAnswer, MetricsQuery, NamedMetrics, ServiceMetricsBody,
+};
+use super::document::Tagged;
 use super::endpoints::{unreadable, untold};
 use super::error::{ApiError, Invalid};
 use super::health::{find, latest_ms, named};
@@ -50,6 +55,12 @@ struct MetricsBody {
 }
 
 /// `GET /metrics/history`: roll-ups of a service, or of the fleet, oldest first.
+#[utoipa::path(get, path = "/metrics/history", operation_id = "getMetricsHistory",
+    params(HistoryQuery, Range),
+responses(
+        (status = 200, body = HistoryBody),
+        (status = 404, description = "Service foo not found"),
+    ))]
 pub(super) async fn history(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
     let now = app.engine.clock.now();
     let (from, to) = asked.range(now - HOUR, now)?;
@@ -98,6 +109,8 @@ pub(super) fn point(rollup: &Rollup) -> Value {
 }
 
 /// `GET /metrics/{name}`: the numbers of one service for clients of 002; zeros and nulls before the first check.
+#[utoipa::path(get, path = "/metrics/{name}", operation_id = "getNamedMetrics",
+    responses((status = 200, body = NamedMetrics), (status = 404, description = "Service foo not found"), Tagged))]
 pub(super) async fn named_service(
     State(app): State<ApiState>,
     name: Result<Path<String>, PathRejection>,
@@ -133,6 +146,10 @@ fn of_service(app: &ApiState, headers: &HeaderMap, watched: &Watched, service: &
 }
 
 /// `GET /metrics`: JSON, or text for a scraper that asks for it.
+#[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", params(MetricsQuery), responses(
+    (status = 200, content(
+        (MetricsAnswer = "application/json"), (String = "text/plain"), (String = "application/openmetrics-text"))),
+    (status = 404, description = "Service foo not found"), Tagged))]
 pub(super) async fn all(
     State(app): State<ApiState>,
     Query(query): Query<Vec<(String, String)>>,
@@ -150,6 +167,8 @@ pub(super) async fn all(
 }
 
 /// `GET /metrics/prometheus`: text, whatever is asked for.
+#[utoipa::path(get, path = "/metrics/prometheus", operation_id = "getPrometheusMetrics", responses(
+    (status = 200, content((String = "text/plain"), (String = "application/openmetrics-text")))))]
 pub(super) async fn text(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     prometheus::scrape(app, Wanted::of(&headers).text()).await
 }
@@ -208,6 +227,12 @@ fn body(app: &ApiState) -> MetricsBody {
 }
 
 /// `GET /metrics/service/{name}`: the numbers of one service.
+#[utoipa::path(get, path = "/metrics/service/{name}", operation_id = "getServiceMetrics",
+    responses(
+        (status = 200, body = ServiceMetricsBody),
+        (status = 404, description = "No metrics available for foo"),
+        Tagged,
+    ))]
 pub(super) async fn service(
     State(app): State<ApiState>,
     name: Result<Path<String>, PathRejection>,

@@ -9,6 +9,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::bodies::Paging;
+use super::bodies::alerts::{DeadLetters, Replay, Replayed, TestSent};
+use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
@@ -19,6 +22,8 @@ use crate::domain::observation::clean;
 use crate::domain::time::{Stamp, round2};
 
 /// `POST /notifications/test/{receiver}`: sends a message there now, and says what came of it.
+#[utoipa::path(post, path = "/notifications/test/{receiver}", operation_id = "testReceiver",
+    responses((status = 200, body = TestSent), (status = 404, description = "Receiver foo not found")))]
 pub(super) async fn test(
     State(app): State<ApiState>,
     receiver: Result<Path<String>, PathRejection>,
@@ -41,6 +46,8 @@ pub(super) async fn test(
 }
 
 /// `GET /notifications/dead-letters`: what receivers refused for a day, oldest first.
+#[utoipa::path(get, path = "/notifications/dead-letters", operation_id = "listDeadLetters",
+    params(Paging), responses((status = 200, body = DeadLetters), Tagged))]
 pub(super) async fn dead_letters(
     State(app): State<ApiState>,
     asked: Asked,
@@ -61,6 +68,8 @@ fn letter(notification: &Notification) -> Value {
 }
 
 /// `POST /notifications/dead-letters/replay`: owes them again. The body is empty for all, or `{"ids": [...]}`.
+#[utoipa::path(post, path = "/notifications/dead-letters/replay", operation_id = "replayDeadLetters",
+    request_body(content = Option<Replay>), responses((status = 200, body = Replayed)))]
 pub(super) async fn replay(State(app): State<ApiState>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let ids = ids(&body)?;
     let engine = app.engine.clone();
@@ -73,7 +82,8 @@ pub(super) async fn replay(State(app): State<ApiState>, body: Bytes) -> Result<J
     }
 }
 
-fn ids(body: &Bytes) -> Result<Option<Vec<String>>, ApiError> {
+/// The dead letters that are meant; `None`: all of them.
+pub(super) fn ids(body: &Bytes) -> Result<Option<Vec<String>>, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }

@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::ApiState;
+use super::bodies::outages::{OutageBody, OutagePage, OutageSummary, OutagesQuery, ResolveOutage};
+use super::bodies::{Paging, Range};
+use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
@@ -32,6 +35,8 @@ use crate::store::records::{FactKind, OutageFilter, OutageSums};
 const NOTES_CHARS: usize = 2000;
 
 /// `GET /outages/`: newest first.
+#[utoipa::path(get, path = "/outages", operation_id = "listOutages",
+    params(OutagesQuery, Range, Paging), responses((status = 200, body = OutagePage), Tagged))]
 pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
     let mut filter = filter(&asked)?;
     filter.service = match asked.text("endpoint_id") {
@@ -54,6 +59,8 @@ pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: Hea
 }
 
 /// `GET /outages/active`: those that are open.
+#[utoipa::path(get, path = "/outages/active", operation_id = "listActiveOutages",
+    params(Paging), responses((status = 200, body = OutagePage), Tagged))]
 pub(super) async fn active(
     State(app): State<ApiState>,
     asked: Asked,
@@ -82,6 +89,8 @@ async fn page(
 }
 
 /// `GET /outages/summary`: counts by severity, and the mean length of those that are over.
+#[utoipa::path(get, path = "/outages/summary", operation_id = "getOutageSummary",
+    params(Range), responses((status = 200, body = OutageSummary)))]
 pub(super) async fn summary(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
     let sums = app.engine.records.outage_sums(filter(&asked)?).await.map_err(unreadable)?;
     let of = |severity: OutageSeverity| sums.get(severity.as_str()).copied().unwrap_or_default();
@@ -107,6 +116,12 @@ fn not_found(id: &str, more: &str) -> ApiError {
 }
 
 /// `GET /outages/{id}`: one outage with its timeline.
+#[utoipa::path(get, path = "/outages/{id}", operation_id = "getOutage",
+    responses(
+        (status = 200, body = OutageBody),
+        (status = 404, description = "Service outage with ID 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 not found"),
+        Tagged,
+    ))]
 pub(super) async fn show(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,
@@ -124,6 +139,12 @@ pub(super) async fn show(
 }
 
 /// `POST /outages/{id}/resolve`: closes it now. The body is empty, a JSON string, or an object.
+#[utoipa::path(post, path = "/outages/{id}/resolve", operation_id = "resolveOutage",
+    request_body(content = Option<ResolveOutage>),
+responses(
+        (status = 200, body = OutageBody),
+        (status = 404, description = "Service outage with ID 0197a3c2-5b1e-7d40-9a55-3f0c6f1f2b11 not found or already resolved"),
+    ))]
 pub(super) async fn resolve(
     State(app): State<ApiState>,
     id: Result<Path<String>, PathRejection>,
@@ -239,7 +260,7 @@ fn one(app: &ApiState, outage: &Outage, told: &[Delivery], alert: Option<&Alert>
         "resolved_by": outage.resolved_by,
         "resolution_notes": outage.resolution_notes,
         "notification_channels": channels,
-        "elasticsearch_synced": false,
+        "elasticsearch_synced": app.engine.exporter.has_sent_outage(outage.id),
         "end_time": outage.ended.map(Stamp),
         "duration": outage.ended.map(|_| seconds),
         "duration_seconds": seconds,

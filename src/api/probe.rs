@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::ApiState;
+use super::bodies::metrics::ProbeQuery;
 use super::error::{ApiError, Invalid};
 use super::input::Asked;
 use super::prometheus::{Gauge, Wanted, page};
@@ -155,7 +156,10 @@ impl Module {
     }
 }
 
-/// `GET /probe`
+/// `GET /probe`: one probe for the one who asks, told under the names of blackbox_exporter. Nothing is stored.
+#[utoipa::path(get, path = "/probe", operation_id = "probeTarget", params(ProbeQuery,
+        ("X-Prometheus-Scrape-Timeout-Seconds" = Option<f64>, Header, description = "How long the caller waits")),
+    responses((status = 200, content((String = "text/plain"), (String = "application/openmetrics-text")))))]
 pub(super) async fn send(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
     let words = Module::ALL.map(Module::as_str).join(", ");
     let module = asked.choice("module", &words, Module::named)?.unwrap_or_default();
@@ -329,6 +333,10 @@ impl Page {
         // -1: an answer that did not say.
         let length = course.map_or(0.0, |course| course.length.map_or(-1.0, |length| length as f64));
         self.one("probe_http_content_length", "What the answer said of its length, -1 when it said nothing", length);
+        if let Some(body) = course.and_then(|course| course.body) {
+            let help = "Bytes of the body after decoding; absent when it was not read to its end";
+            self.one("probe_http_uncompressed_body_length", help, body as f64);
+        }
         self.one(
             "probe_http_redirects",
             "Redirects that were followed",

@@ -4,31 +4,16 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::ApiState;
-use crate::domain::check::Check;
+use crate::domain::check::{Check, check_id};
 use crate::domain::definitions::version_tag;
-use crate::domain::observation::Reason;
 use crate::domain::probe::{Probe, Protocol};
 use crate::domain::service::Service;
 use crate::domain::status::Status;
 use crate::domain::time::{Stamp, round2};
+use crate::domain::words::{IN_MAINTENANCE, INACTIVE, check_message, check_word, ms, word};
 use crate::engine::live::{Inner, Watched};
-
-/// Said instead of an error while a window is in force, and of a service that is not probed: CONTRACT.md 7.4.
-pub(super) const IN_MAINTENANCE: &str = "Service is in maintenance";
-pub(super) const INACTIVE: &str = "Service is inactive";
-
-/// A status in the words of 003.
-pub(super) fn word(status: Status) -> &'static str {
-    match status {
-        Status::Healthy => "UP",
-        Status::Degraded => "DEGRADED",
-        Status::Unhealthy => "DOWN",
-        Status::Unknown => "UNKNOWN",
-    }
-}
 
 /// The present status in the words of 003, and why it is unknown, if it is for a reason of ours.
 pub(super) fn present(service: &Service, inner: &Inner) -> (&'static str, Option<&'static str>) {
@@ -48,11 +33,6 @@ pub(super) fn seconds(span: Duration) -> Value {
 
 fn round_ms(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
-}
-
-/// Milliseconds of an answer.
-pub(super) fn ms(us: Option<u32>) -> Option<f64> {
-    us.map(|us| round2(f64::from(us) / 1000.0))
 }
 
 /// The record of one service. Fields of 003 come first.
@@ -122,7 +102,7 @@ pub(super) fn record(app: &ApiState, watched: &Watched) -> Map<String, Value> {
     if definition.contains_key("body") {
         fields.insert("body".to_owned(), Value::from("***"));
     }
-    for field in ["expected_headers", "expected_json", "on_assertion"] {
+    for field in ["expected_headers", "expected_json", "on_assertion", "traceparent"] {
         if let Some(value) = definition.get(field) {
             fields.insert(field.to_owned(), value.clone());
         }
@@ -177,57 +157,19 @@ pub(super) fn tag(watched: &Watched) -> String {
     format!("\"{}.{:x}\"", version_tag(&watched.service()), watched.generation())
 }
 
-/// The id of a check is made of facts: the same wherever it is seen.
-pub(super) fn check_id(service: u64, check: &Check) -> Uuid {
-    let mut tail = [0; 10];
-    tail[..8].copy_from_slice(&service.to_be_bytes());
-    tail[8] = check.kind as u8;
-    uuid::Builder::from_unix_timestamp_millis(check.at_ms.max(0).cast_unsigned(), &tail).into_uuid()
-}
-
 /// A check in the words of 003.
-pub(super) fn status_record(watched: &Watched, service: &Service, check: &Check) -> Value {
-    let status = if check.maintenance { "UNKNOWN" } else { word(check.status) };
-    let message = if check.maintenance { Some(IN_MAINTENANCE.to_owned()) } else { message(service, check) };
+pub(super) fn status_record(app: &ApiState, watched: &Watched, service: &Service, check: &Check) -> Value {
     json!({
         "id": check_id(watched.hash, check),
         "endpoint_id": service.name,
-        "status": status,
+        "status": check_word(check),
         "response_time": ms(check.response_us),
         "timestamp": Stamp(check.at()),
-        "error_message": message,
-        "elasticsearch_synced": false,
+        "error_message": check_message(service, check),
+        "elasticsearch_synced": app.engine.exporter.has_sent_check(watched.hash, check),
         "in_maintenance": check.maintenance,
         "reason": check.reason,
         "kind": check.kind,
         "http_status": (check.http_status != 0).then_some(check.http_status),
-    })
-}
-
-/// The text of a stored check in the words of sources 002 to 004 (CONTRACT.md 6.3): it is kept in those of 000.
-fn message(service: &Service, check: &Check) -> Option<String> {
-    if check.status == Status::Healthy {
-        return None;
-    }
-    let text = check.error.as_deref().unwrap_or_default();
-    let first = text.split(", ").next().unwrap_or_default();
-    let detail = |prefix: &str| first.strip_prefix(prefix).unwrap_or(first).to_owned();
-    Some(match check.reason {
-        Reason::Status if check.http_status != 0 => match service.expected.codes.as_slice() {
-            [code] => format!("Expected status code {code}, got {}", check.http_status),
-            _ => format!("Unexpected status code: {}", check.http_status),
-        },
-        Reason::ConnectRefused => "Connection failed: connection refused".to_owned(),
-        Reason::ConnectTimeout | Reason::Timeout if service.protocol == Protocol::Icmp => {
-            "Ping failed: no reply".to_owned()
-        }
-        Reason::ConnectTimeout | Reason::Timeout => "Connection timeout".to_owned(),
-        Reason::Dns => detail("connection_error: "),
-        Reason::Tls if first.starts_with("connection_error: ") => {
-            format!("Connection failed: {}", detail("connection_error: "))
-        }
-        Reason::Protocol => format!("Unexpected error: {}", text.strip_prefix("unknown_error: ").unwrap_or(text)),
-        Reason::EgressDenied => "Address not allowed".to_owned(),
-        _ => first.to_owned(),
     })
 }

@@ -1,19 +1,19 @@
 //! Registering, changing and removing services, on both paths and in both spellings (CONTRACT.md 5, 9.2 and 9.3).
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{Path, State};
 use axum::http::header::ETAG;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::ApiState;
+use super::bodies::services::{ChangedService, CriticalLimits, LimitsSet, ServiceFields};
+use super::document::Versioned;
 use super::error::ApiError;
 use super::health::named;
 use super::input::{if_match, nothing, object, refused, unknown_field};
@@ -31,65 +31,149 @@ use crate::engine::registrar::Denied;
 
 type Named = Result<Path<String>, PathRejection>;
 
-impl<S: Sync> FromRequestParts<S> for Door {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(if parts.uri.path().starts_with("/health/") { Self::Health } else { Self::Services })
-    }
+/// `POST /services`: registers a new service, an endpoint of 003.
+#[utoipa::path(post, path = "/services", operation_id = "registerService", request_body(content = ServiceFields),
+    responses(
+        (status = 201, description = "Registered", body = ChangedService),
+        (status = 200, description = "Exactly what the services file says", body = ChangedService),
+        (status = 409, description = "Service endpoint with ID foo already exists"),
+    ))]
+pub(super) async fn register(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
+    registered(&app, Door::Services, &body).await
 }
 
-/// `POST /services`, a new endpoint of 003, and `POST /health/services`, a service of 002, whose clients register at
-/// each start.
-pub(super) async fn register(State(app): State<ApiState>, door: Door, body: Bytes) -> Result<Response, ApiError> {
-    let sent = object(&body)?;
+/// `POST /health/services`: registers or replaces a service of 002, whose clients register at each start.
+#[utoipa::path(post, path = "/health/services", operation_id = "registerHealthService",
+    request_body(content = ServiceFields),
+    responses(
+        (status = 201, description = "Registered", body = ChangedService),
+        (status = 200, description = "Replaced, or registered already", body = ChangedService),
+        (status = 409, description = "Service foo is defined in the services file; change it there"),
+    ))]
+pub(super) async fn register_health(State(app): State<ApiState>, body: Bytes) -> Result<Response, ApiError> {
+    registered(&app, Door::Health, &body).await
+}
+
+async fn registered(app: &ApiState, door: Door, body: &Bytes) -> Result<Response, ApiError> {
+    let sent = object(body)?;
     let given = Given::read(sent.clone()).map_err(|problems| refused(problems, &sent))?;
     let asked = given.id().and_then(Value::as_str).map(clean).unwrap_or_default();
-    let applied = settle(&app, Change::Register { given, door }, &asked, &sent, door).await?;
+    let applied = settle(app, Change::Register { given, door }, &asked, &sent, door).await?;
     Ok(match applied {
-        Applied::Created(service) => shown(&app, &service, StatusCode::CREATED, "registered successfully"),
-        Applied::Replaced(service) => shown(&app, &service, StatusCode::OK, "updated successfully"),
-        Applied::Unchanged(service) => shown(&app, &service, StatusCode::OK, "already registered"),
+        Applied::Created(service) => shown(app, &service, StatusCode::CREATED, "registered successfully"),
+        Applied::Replaced(service) => shown(app, &service, StatusCode::OK, "updated successfully"),
+        Applied::Unchanged(service) => shown(app, &service, StatusCode::OK, "already registered"),
         Applied::Removed => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
-/// `PUT /services/{id}` and `PUT /health/services/{name}`: changes what is sent.
+/// `PUT /services/{id}`: changes what is sent.
+#[utoipa::path(put, path = "/services/{id}", operation_id = "changeService", request_body(content = ServiceFields),
+    responses(
+        (status = 200, body = ChangedService),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+        (status = 409, description = "Service foo is defined in the services file; change it there"),
+        Versioned,
+    ))]
 pub(super) async fn update(
     State(app): State<ApiState>,
-    door: Door,
     name: Named,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let name = named(name);
-    let sent = object(&body)?;
+    updated(&app, Door::Services, &named(name), &headers, &body).await
+}
+
+/// `PUT /health/services/{name}`: changes what is sent.
+#[utoipa::path(put, path = "/health/services/{name}", operation_id = "changeHealthService", request_body(content = ServiceFields),
+    responses(
+        (status = 200, body = ChangedService),
+        (status = 404, description = "Service foo not found"),
+        (status = 409, description = "Service foo is defined in the services file; change it there"),
+        Versioned,
+    ))]
+pub(super) async fn update_health(
+    State(app): State<ApiState>,
+    name: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    updated(&app, Door::Health, &named(name), &headers, &body).await
+}
+
+async fn updated(
+    app: &ApiState,
+    door: Door,
+    name: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Response, ApiError> {
+    let sent = object(body)?;
     let given = Given::read(sent.clone()).map_err(|problems| refused(problems, &sent))?;
-    let change = Change::Update { name: known(&name, door)?, given, if_match: if_match(&headers)? };
-    match settle(&app, change, &name, &sent, door).await? {
+    let change = Change::Update { name: known(name, door)?, given, if_match: if_match(headers)? };
+    match settle(app, change, name, &sent, door).await? {
         Applied::Created(service) | Applied::Replaced(service) | Applied::Unchanged(service) => {
-            Ok(shown(&app, &service, StatusCode::OK, "updated successfully"))
+            Ok(shown(app, &service, StatusCode::OK, "updated successfully"))
         }
         Applied::Removed => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }
 
-/// `DELETE /services/{id}` and `DELETE /health/services/{name}`: history and outages go too.
+/// `DELETE /services/{id}`: removes a service, its history and its outages.
+#[utoipa::path(delete, path = "/services/{id}", operation_id = "removeService",
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+        (status = 409, description = "Service foo is still needed by bar"),
+        Versioned,
+    ))]
 pub(super) async fn remove(
     State(app): State<ApiState>,
-    door: Door,
     name: Named,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    nothing(&body)?;
-    let name = named(name);
-    let change = Change::Remove { name: known(&name, door)?, if_match: if_match(&headers)? };
-    settle(&app, change, &name, &Map::new(), door).await?;
+    removed(&app, Door::Services, &named(name), &headers, &body).await
+}
+
+/// `DELETE /health/services/{name}`: removes a service, its history and its outages.
+#[utoipa::path(delete, path = "/health/services/{name}", operation_id = "removeHealthService",
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 404, description = "Service foo not found"),
+        (status = 409, description = "Service foo is still needed by bar"),
+        Versioned,
+    ))]
+pub(super) async fn remove_health(
+    State(app): State<ApiState>,
+    name: Named,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    removed(&app, Door::Health, &named(name), &headers, &body).await
+}
+
+async fn removed(
+    app: &ApiState,
+    door: Door,
+    name: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Response, ApiError> {
+    nothing(body)?;
+    let change = Change::Remove { name: known(name, door)?, if_match: if_match(headers)? };
+    settle(app, change, name, &Map::new(), door).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `POST /services/{id}/alerts/thresholds`: the critical limits of a service, in the words of 002.
+#[utoipa::path(post, path = "/services/{id}/alerts/thresholds", operation_id = "setCriticalLimits",
+    request_body(content = CriticalLimits),
+    responses(
+        (status = 200, body = LimitsSet),
+        (status = 404, description = "Service endpoint with ID foo not found"),
+        (status = 409, description = "Service foo is defined in the services file; change it there"),
+    ))]
 pub(super) async fn thresholds(State(app): State<ApiState>, name: Named, body: Bytes) -> Result<Json<Value>, ApiError> {
     let name = named(name);
     let sent = object(&body)?;

@@ -9,8 +9,12 @@ use axum::response::Response;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::ApiState;
+use super::bodies::Paging;
+use super::bodies::services::{RegistryAnswer, ServicesQuery};
+use super::document::Tagged;
 use super::error::{ApiError, Invalid};
 use super::input::Asked;
 use super::lists;
@@ -90,6 +94,8 @@ const PAGE: usize = 100;
 const MOST: usize = 1000;
 
 /// `GET /services`: services with their base URLs by category (000), and a page of their records (003).
+#[utoipa::path(get, path = "/services", operation_id = "listServices",
+    params(ServicesQuery, Paging), responses((status = 200, body = RegistryAnswer), Tagged))]
 pub(super) async fn registry(
     State(app): State<ApiState>,
     asked: Asked,
@@ -162,7 +168,7 @@ fn registry_body(app: &ApiState, wanted: &Wanted) -> RegistryBody {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Dependency {
     depends_on: Vec<ServiceName>,
@@ -173,9 +179,10 @@ struct Dependency {
     critical_path: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct DependenciesBody {
+    #[schema(value_type = BTreeMap<String, Dependency>)]
     dependencies: Ordered<Dependency>,
     critical_path: Vec<ServiceName>,
     healthy_dependencies: usize,
@@ -183,6 +190,8 @@ struct DependenciesBody {
 }
 
 /// `GET /services/dependencies`: who needs whom, and how those stand.
+#[utoipa::path(get, path = "/services/dependencies", operation_id = "getDependencies",
+    responses((status = 200, body = DependenciesBody), Tagged))]
 pub(super) async fn dependencies(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     lists::shared(&app, &headers, "services/dependencies", dependencies_body).await
 }

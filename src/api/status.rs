@@ -8,6 +8,7 @@ use serde::ser::SerializeMap;
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::bodies::fleet::{CriticalBody, DashboardBody};
 use crate::domain::service::ServiceName;
 use crate::domain::status::Status;
 use crate::domain::time::{Stamp, round2};
@@ -28,6 +29,8 @@ impl Serialize for Statuses<'_> {
 }
 
 /// `GET /status/critical`: the critical services, the active alerts, and the latest incident.
+#[utoipa::path(get, path = "/status/critical", operation_id = "getCriticalStatus",
+    responses((status = 200, body = CriticalBody)))]
 pub(super) async fn critical(State(app): State<ApiState>) -> Json<Value> {
     app.engine.windows_in_force();
     let live = &app.engine.live;
@@ -51,6 +54,8 @@ pub(super) async fn critical(State(app): State<ApiState>) -> Json<Value> {
 }
 
 /// `GET /status/dashboard`: the fleet at a glance.
+#[utoipa::path(get, path = "/status/dashboard", operation_id = "getDashboard",
+    responses((status = 200, body = DashboardBody)))]
 pub(super) async fn dashboard(State(app): State<ApiState>) -> Json<Value> {
     app.engine.windows_in_force();
     let live = &app.engine.live;

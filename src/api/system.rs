@@ -10,6 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::ApiState;
+use super::bodies::fleet::{
+    CpuBody, DetailedBody, DiskBody, HealthMetrics, MemoryBody, NetworkBody, ReportBody, ReportQuery, StatusBody,
+    SystemBody, SystemView, Words,
+};
+use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::ApiError;
 use super::input::Asked;
@@ -30,6 +35,8 @@ const NOT_INITIALIZED: &str = "Health monitoring not initialized";
 const DAY_OF_MINUTES: usize = 1440;
 
 /// `GET /health/system`: the system in the words of 004, the host in those of 002.
+#[utoipa::path(get, path = "/health/system", operation_id = "getSystemHealth",
+    params(SystemView), responses((status = 200, body = SystemBody), Tagged))]
 pub(super) async fn system(
     State(app): State<ApiState>,
     asked: Asked,
@@ -71,6 +78,8 @@ fn vitals(sample: Option<&HostSample>) -> Option<&Vitals> {
 }
 
 /// `GET /health/system/cpu`.
+#[utoipa::path(get, path = "/health/system/cpu", operation_id = "getHostCpu",
+    responses((status = 200, body = CpuBody)))]
 pub(super) async fn cpu(State(app): State<ApiState>) -> Json<Map<String, Value>> {
     let one = |cpu: &Cpu| json!({"usage_percent": round2(cpu.usage_percent), "cores": round2(cpu.cores)});
     part(&app, Resource::Cpu, |sample| {
@@ -87,6 +96,8 @@ pub(super) async fn cpu(State(app): State<ApiState>) -> Json<Map<String, Value>>
 }
 
 /// `GET /health/system/memory`.
+#[utoipa::path(get, path = "/health/system/memory", operation_id = "getHostMemory",
+    responses((status = 200, body = MemoryBody)))]
 pub(super) async fn memory(State(app): State<ApiState>) -> Json<Map<String, Value>> {
     let one = |memory: &Memory| {
         json!({
@@ -113,6 +124,8 @@ pub(super) async fn memory(State(app): State<ApiState>) -> Json<Map<String, Valu
 }
 
 /// `GET /health/system/disk`.
+#[utoipa::path(get, path = "/health/system/disk", operation_id = "getHostDisk",
+    responses((status = 200, body = DiskBody)))]
 pub(super) async fn disk(State(app): State<ApiState>) -> Json<Map<String, Value>> {
     part(&app, Resource::Disk, |sample| {
         let seen = sample.and_then(|sample| sample.disks.as_ref());
@@ -138,6 +151,8 @@ pub(super) async fn disk(State(app): State<ApiState>) -> Json<Map<String, Value>
 }
 
 /// `GET /health/system/network`: healthy while anything that is watched answers.
+#[utoipa::path(get, path = "/health/system/network", operation_id = "getHostNetwork",
+    responses((status = 200, body = NetworkBody)))]
 pub(super) async fn network(State(app): State<ApiState>) -> Json<Map<String, Value>> {
     let view = app.engine.host();
     let seen = vitals(view.sample.as_ref());
@@ -166,6 +181,8 @@ pub(super) async fn network(State(app): State<ApiState>) -> Json<Map<String, Val
 }
 
 /// `GET /health/metrics`: counts and gauges of 004.
+#[utoipa::path(get, path = "/health/metrics", operation_id = "getHealthMetrics",
+    responses((status = 200, body = HealthMetrics), Tagged))]
 pub(super) async fn metrics(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     lists::shared(&app, &headers, "health/metrics", metrics_body).await
 }
@@ -209,6 +226,8 @@ fn metrics_body(app: &ApiState) -> Value {
 }
 
 /// `GET /api/health/services`: each service in one word of 004.
+#[utoipa::path(get, path = "/api/health/services", operation_id = "listServiceWords",
+    responses((status = 200, body = Words), Tagged))]
 pub(super) async fn words(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     lists::shared(&app, &headers, "api/health/services", |app| {
         let rows = app.engine.rows(false);
@@ -264,6 +283,8 @@ fn detailed_of(app: &ApiState, rows: &Rows) -> Detailed {
 }
 
 /// `GET /health/detailed`.
+#[utoipa::path(get, path = "/health/detailed", operation_id = "getDetailedHealth",
+    responses((status = 200, body = DetailedBody), Tagged))]
 pub(super) async fn detailed(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     lists::shared(&app, &headers, "health/detailed", |app| detailed_of(app, &app.engine.rows(false))).await
 }
@@ -283,6 +304,7 @@ fn maps(rows: &Rows) -> (Map<String, Value>, Map<String, Value>) {
 }
 
 /// `GET /status`: what is watched, and how it is, for clients of 002.
+#[utoipa::path(get, path = "/status", operation_id = "getStatus", responses((status = 200, body = StatusBody), Tagged))]
 pub(super) async fn status(State(app): State<ApiState>, headers: HeaderMap) -> Result<Response, ApiError> {
     lists::shared(&app, &headers, "status", |app| {
         let rows = app.engine.rows(false);
@@ -308,8 +330,21 @@ pub(super) async fn status(State(app): State<ApiState>, headers: HeaderMap) -> R
     .await
 }
 
-/// `GET /report` and `GET /reports/health`: everything at once, on request with the last day.
+/// `GET /report`: everything at once, on request with the last day.
+#[utoipa::path(get, path = "/report", operation_id = "getReport",
+    params(ReportQuery), responses((status = 200, body = ReportBody)))]
 pub(super) async fn report(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+    reported(app, &asked).await
+}
+
+/// `GET /reports/health`: the same.
+#[utoipa::path(get, path = "/reports/health", operation_id = "getHealthReport", params(ReportQuery),
+    responses((status = 200, body = ReportBody)))]
+pub(super) async fn health_report(State(app): State<ApiState>, asked: Asked) -> Result<Json<Value>, ApiError> {
+    reported(app, &asked).await
+}
+
+async fn reported(app: ApiState, asked: &Asked) -> Result<Json<Value>, ApiError> {
     asked.choice("format", "json", |word| word.eq_ignore_ascii_case("json").then_some(()))?;
     let history = match asked.boolean("include_historical")? {
         Some(true) => {

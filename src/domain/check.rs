@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::observation::{Kind, Observation, Reason};
 use super::service::ServiceName;
@@ -56,6 +57,36 @@ impl Check {
     }
 }
 
+/// What a check came out of and led to: kept in the log only where checks are exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckContext {
+    /// Number of the check among those of its service; only rises.
+    pub sequence: u64,
+    /// Status before it.
+    pub from: Status,
+    /// The outage it belongs to.
+    pub outage: Option<Uuid>,
+    /// The gravest living alert of the service after it; of failures only.
+    pub alert: Option<String>,
+}
+
+/// One check as it is read back from the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedCheck {
+    /// The hash of the service's name.
+    pub service: u64,
+    pub check: Check,
+    pub context: Option<CheckContext>,
+}
+
+/// The id of a check is made of facts: the same wherever it is seen.
+pub fn check_id(service: u64, check: &Check) -> Uuid {
+    let mut tail = [0; 10];
+    tail[..8].copy_from_slice(&service.to_be_bytes());
+    tail[8] = check.kind as u8;
+    uuid::Builder::from_unix_timestamp_millis(check.at_ms.max(0).cast_unsigned(), &tail).into_uuid()
+}
+
 /// The response time of `seen` in microseconds, as checks store it.
 pub fn response_us(seen: &Observation) -> Option<u32> {
     seen.phases.response.map(|response| u32::try_from(response.as_micros()).unwrap_or(u32::MAX))
@@ -81,25 +112,31 @@ pub struct CheckBatch {
 }
 
 impl CheckBatch {
-    pub fn push(&mut self, service: u64, check: &Check) {
+    pub fn push(&mut self, service: u64, check: &Check, context: Option<&CheckContext>) {
         if self.count == 0 {
             (self.from_ms, self.to_ms) = (check.at_ms, check.at_ms);
         }
         self.to_ms = self.to_ms.max(check.at_ms);
         self.count += 1;
         self.blob.extend_from_slice(&service.to_le_bytes());
+        let flags = self.blob.len() + zigzag_length(check.at_ms - self.from_ms);
         write_check(&mut self.blob, check, self.from_ms, 0);
+        if let (Some(context), Some(flags)) = (context, self.blob.get_mut(flags)) {
+            *flags |= HAS_CONTEXT;
+            write_context(&mut self.blob, context);
+        }
     }
 
-    /// The checks of a stored blob in order, with the hashes of their services; `None` when it is not one of ours.
-    pub fn decode(from_ms: i64, blob: &[u8]) -> Option<Vec<(u64, Check)>> {
+    /// The checks of a stored blob in order; `None` when it is not one of ours.
+    pub fn decode(from_ms: i64, blob: &[u8]) -> Option<Vec<LoggedCheck>> {
         let mut rest = blob;
         let mut checks = Vec::new();
         while !rest.is_empty() {
             let (service, after) = rest.split_first_chunk::<8>()?;
             rest = after;
-            let check = read_check(&mut rest, from_ms, 0)?;
-            checks.push((u64::from_le_bytes(*service), check));
+            let (check, has_context) = read_check(&mut rest, from_ms, 0)?;
+            let context = if has_context { Some(read_context(&mut rest)?) } else { None };
+            checks.push(LoggedCheck { service: u64::from_le_bytes(*service), check, context });
         }
         Some(checks)
     }
@@ -141,7 +178,7 @@ impl CheckRun {
         let mut checks = Vec::new();
         let (mut at_ms, mut streak) = (from_ms, 0);
         while !rest.is_empty() {
-            let check = read_check(&mut rest, at_ms, streak)?;
+            let (check, _) = read_check(&mut rest, at_ms, streak)?;
             (at_ms, streak) = (check.at_ms, check.streak);
             checks.push(check);
         }
@@ -149,6 +186,8 @@ impl CheckRun {
     }
 }
 
+/// Set in the byte of the flags, which is the first after the time: the context follows.
+const HAS_CONTEXT: u8 = 0x80;
 /// Set in the byte of the reason.
 const IN_MAINTENANCE: u8 = 0x80;
 const WAS_REDIRECTED: u8 = 0x40;
@@ -179,31 +218,64 @@ fn write_check(out: &mut Vec<u8>, check: &Check, at_ms: i64, streak: i32) {
     }
 }
 
-fn read_check(rest: &mut &[u8], at_ms: i64, streak: i32) -> Option<Check> {
+/// The check, and whether its context follows.
+fn read_check(rest: &mut &[u8], at_ms: i64, streak: i32) -> Option<(Check, bool)> {
     let at_ms = at_ms.checked_add(unzigzag(take(rest)?))?;
     let (&[flags, reason], after) = rest.split_first_chunk::<2>()?;
     *rest = after;
     let streak = i32::try_from(i64::from(streak).checked_add(unzigzag(take(rest)?))?).ok()?;
     let response_us = if flags & 0x10 != 0 { Some(u32::try_from(take(rest)?).ok()?) } else { None };
     let http_status = if flags & 0x40 != 0 { u16::try_from(take(rest)?).ok()? } else { 0 };
-    let error = if flags & 0x20 != 0 {
-        let length = usize::try_from(take(rest)?).ok()?;
-        let (text, after) = rest.split_at_checked(length)?;
-        *rest = after;
-        Some(Arc::from(std::str::from_utf8(text).ok()?))
-    } else {
-        None
-    };
+    let error = if flags & 0x20 != 0 { Some(Arc::from(take_text(rest)?)) } else { None };
     let kind = match (flags >> 2) & 3 {
         0 => Kind::Scheduled,
         1 => Kind::Confirm,
         _ => Kind::Manual,
     };
-    let status =
-        *[Status::Unknown, Status::Healthy, Status::Degraded, Status::Unhealthy].get(usize::from(flags & 3))?;
+    let status = status_of(flags & 3)?;
     let (maintenance, redirected) = (reason & IN_MAINTENANCE != 0, reason & WAS_REDIRECTED != 0);
     let reason = *Reason::ALL.get(usize::from(reason & !(IN_MAINTENANCE | WAS_REDIRECTED)))?;
-    Some(Check { at_ms, status, reason, kind, http_status, response_us, streak, error, maintenance, redirected })
+    let check = Check { at_ms, status, reason, kind, http_status, response_us, streak, error, maintenance, redirected };
+    Some((check, flags & HAS_CONTEXT != 0))
+}
+
+const HAS_OUTAGE: u8 = 0x04;
+const HAS_ALERT: u8 = 0x08;
+
+fn write_context(out: &mut Vec<u8>, context: &CheckContext) {
+    put(out, context.sequence);
+    let outage = if context.outage.is_some() { HAS_OUTAGE } else { 0 };
+    let alert = if context.alert.is_some() { HAS_ALERT } else { 0 };
+    out.push(status_code(context.from) | outage | alert);
+    if let Some(outage) = &context.outage {
+        out.extend_from_slice(outage.as_bytes());
+    }
+    if let Some(alert) = &context.alert {
+        put(out, alert.len() as u64);
+        out.extend_from_slice(alert.as_bytes());
+    }
+}
+
+fn read_context(rest: &mut &[u8]) -> Option<CheckContext> {
+    let sequence = take(rest)?;
+    let (flags, after) = rest.split_first()?;
+    *rest = after;
+    let outage = if flags & HAS_OUTAGE != 0 {
+        let (bytes, after) = rest.split_first_chunk::<16>()?;
+        *rest = after;
+        Some(Uuid::from_bytes(*bytes))
+    } else {
+        None
+    };
+    let alert = if flags & HAS_ALERT != 0 { Some(take_text(rest)?.to_owned()) } else { None };
+    Some(CheckContext { sequence, from: status_of(flags & 3)?, outage, alert })
+}
+
+fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let length = usize::try_from(take(rest)?).ok()?;
+    let (text, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    std::str::from_utf8(text).ok()
 }
 
 fn status_code(status: Status) -> u8 {
@@ -213,6 +285,16 @@ fn status_code(status: Status) -> u8 {
         Status::Degraded => 2,
         Status::Unhealthy => 3,
     }
+}
+
+fn status_of(code: u8) -> Option<Status> {
+    [Status::Unknown, Status::Healthy, Status::Degraded, Status::Unhealthy].get(usize::from(code)).copied()
+}
+
+/// Bytes that [`put`] takes for a zigzag number.
+fn zigzag_length(value: i64) -> usize {
+    let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
 }
 
 fn zigzag(value: i64) -> u64 {
@@ -277,11 +359,27 @@ mod tests {
             })
     }
 
+    fn any_logged() -> impl Strategy<Value = LoggedCheck> {
+        let context = (any::<u64>(), 0usize..4, any::<Option<u128>>(), prop::option::of("[A-Z0-9-]{0,40}")).prop_map(
+            |(sequence, from, outage, alert)| CheckContext {
+                sequence,
+                from: Status::ALL[from],
+                outage: outage.map(Uuid::from_u128),
+                alert,
+            },
+        );
+        (any::<u64>(), any_check(), prop::option::of(context)).prop_map(|(service, check, context)| LoggedCheck {
+            service,
+            check,
+            context,
+        })
+    }
+
     proptest! {
         #[test]
-        fn what_goes_into_the_log_comes_out(checks in prop::collection::vec((any::<u64>(), any_check()), 0..50)) {
+        fn what_goes_into_the_log_comes_out(checks in prop::collection::vec(any_logged(), 0..50)) {
             let mut batch = CheckBatch::default();
-            checks.iter().for_each(|(service, check)| batch.push(*service, check));
+            checks.iter().for_each(|logged| batch.push(logged.service, &logged.check, logged.context.as_ref()));
             prop_assert_eq!(CheckBatch::decode(batch.from_ms, &batch.blob), Some(checks));
         }
 
@@ -316,7 +414,7 @@ mod tests {
             redirected: false,
         };
         for _ in 0..100 {
-            batch.push(7, &check);
+            batch.push(7, &check, None);
         }
         let run: Vec<Check> = (0..60)
             .map(|n| Check { at_ms: check.at_ms + i64::from(n) * 15_000, streak: 5000 + n, ..check.clone() })

@@ -197,6 +197,13 @@ impl Judge {
             .any(|kind| self.alerts.contains_key(&(Component::Service(service.clone()), *kind)))
     }
 
+    /// The gravest living alert about a service.
+    pub fn gravest(&self, service: &ServiceName) -> Option<&Alert> {
+        let component = Component::Service(service.clone());
+        let alerts = AlertType::OF_SERVICES.iter().filter_map(|kind| self.alerts.get(&(component.clone(), *kind)));
+        alerts.max_by_key(|alert| alert.severity)
+    }
+
     /// Judges `service` after a check: `state` is what the check made of it, `latest_ms` its newest answers, newest
     /// first, `from` its status before.
     pub fn after_check(

@@ -148,6 +148,8 @@ pub struct HttpCourse {
     pub secured: bool,
     /// The peer's address was one of IPv6; `None` where the connection does not tell.
     pub ipv6: Option<bool>,
+    /// Bytes of its body after decoding, where it was read to its end.
+    pub body: Option<usize>,
     /// From the response head to the end of what was read.
     pub transfer: Duration,
 }
@@ -201,6 +203,16 @@ pub enum Kind {
     /// A quick re-check after a failure.
     Confirm,
     Manual,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Confirm => "confirm",
+            Self::Manual => "manual",
+        }
+    }
 }
 
 /// What one probe saw.

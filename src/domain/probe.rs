@@ -168,6 +168,8 @@ pub struct HttpProbe {
     /// What the answer is held against beside its code.
     pub assertions: Assertions,
     pub follow_redirects: bool,
+    /// The request carries a `traceparent` header of ours.
+    pub traceparent: bool,
     pub trust: Trust,
     /// Only where it differs from the default.
     pub tls: Option<Box<TlsOptions>>,
@@ -247,6 +249,8 @@ pub struct GrpcProbe {
     pub target: Target,
     /// Empty: the server as a whole.
     pub service: String,
+    /// The question carries a `traceparent` header.
+    pub traceparent: bool,
     /// `grpcs://`, or a `tls` table.
     pub tls: Option<Box<TlsOptions>>,
 }
@@ -276,4 +280,15 @@ pub enum Probe {
     Amqp(Target),
     Grpc(Box<GrpcProbe>),
     Tls(Target, Box<TlsOptions>),
+}
+
+impl Probe {
+    /// The target is to know the trace that the check belongs to.
+    pub fn sends_traceparent(&self) -> bool {
+        match self {
+            Self::Http(probe) => probe.traceparent,
+            Self::Grpc(probe) => probe.traceparent,
+            _ => false,
+        }
+    }
 }

@@ -111,6 +111,8 @@ pub struct ServiceSpec {
     pub on_assertion: Option<Miss>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub follow_redirects: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<bool>,
     #[serde(default, skip_serializing_if = "Thresholds::is_empty")]
     pub thresholds: Thresholds,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -592,6 +594,10 @@ impl ServiceSpec {
 
     /// The fields of HTTP mean nothing elsewhere, and one protocol's table nothing to another.
     fn only_fitting_fields(&self, protocol: Protocol, problems: &mut Problems) {
+        let has_headers = matches!(protocol, Protocol::Http | Protocol::Https | Protocol::Grpc);
+        if self.traceparent == Some(true) && !has_headers {
+            problems.add("traceparent", format!("goes with http, https and grpc only, not with {}", protocol.label()));
+        }
         if matches!(protocol, Protocol::Http | Protocol::Https) {
             return self.only_tables_of(protocol, problems);
         }
@@ -652,7 +658,21 @@ impl ServiceSpec {
         let connection = self.connection.unwrap_or_default();
         let assertions = self.assertions(problems);
         let (follow_redirects, trust) = (self.follow_redirects.unwrap_or(false), source.trust());
-        move |url, tls| HttpProbe { url, method, body, headers, connection, assertions, follow_redirects, trust, tls }
+        // What the operator has set by hand stands.
+        let by_hand = self.headers.keys().any(|name| name.eq_ignore_ascii_case("traceparent"));
+        let traceparent = self.traceparent.unwrap_or(false) && !by_hand;
+        move |url, tls| HttpProbe {
+            url,
+            method,
+            body,
+            headers,
+            connection,
+            assertions,
+            follow_redirects,
+            traceparent,
+            trust,
+            tls,
+        }
     }
 
     fn assertions(&self, problems: &mut Problems) -> Assertions {

@@ -14,12 +14,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use super::Engine;
 use super::counters::Part;
+use super::export::OwedOutage;
 use super::live::{Taken, Watched};
 use crate::domain::alert::Alert;
-use crate::domain::check::{Check, CheckBatch};
+use crate::domain::check::{Check, CheckBatch, CheckContext};
 use crate::domain::event::Event;
 use crate::domain::notification::Notification;
 use crate::domain::outage::Outage;
@@ -60,6 +63,8 @@ pub struct Transition {
     pub beside: Batch,
     /// A heartbeat on its way through every part.
     pub beat: bool,
+    /// Outages that are to be exported because of it.
+    pub exports: Vec<OwedOutage>,
 }
 
 impl Transition {
@@ -74,6 +79,7 @@ impl Transition {
         self.saved.extend(other.saved);
         self.beside.absorb(other.beside);
         self.beat |= other.beat;
+        self.exports.extend(other.exports);
     }
 
     pub(super) fn batch(&self) -> Batch {
@@ -87,6 +93,7 @@ impl Transition {
         batch.alerts.extend(self.alerts.iter().map(|alert| (alert.id.clone(), alert.clone())));
         batch.owed.extend(self.owed.iter().cloned());
         batch.events.extend(self.events.iter().cloned());
+        batch.facts.extend(self.exports.iter().map(OwedOutage::fact));
         batch
     }
 }
@@ -133,8 +140,13 @@ impl Commit {
         answer
     }
 
-    /// Notes a routine check, to be written within a second.
-    pub fn routine(&self, service: u64, check: &Check) {
+    /// Place of the newest batch in the check log, which may still be on its way there.
+    pub fn newest_mark(&self) -> i64 {
+        self.mark.load(Ordering::Relaxed)
+    }
+
+    /// Notes a routine check, to be written within a second; with what it came out of where checks are exported.
+    pub fn routine(&self, service: u64, check: &Check, context: Option<&CheckContext>) {
         let mut routine = held(&self.routine);
         if routine.count == 0 {
             // Its place in the log: after everything before, also when the clock was set back.
@@ -142,7 +154,7 @@ impl Commit {
             routine.mark = mark + 1;
             self.mark.store(mark + 1, Ordering::Relaxed);
         }
-        routine.push(service, check);
+        routine.push(service, check, context);
     }
 
     /// The check log goes up to `mark` already.
@@ -207,10 +219,10 @@ impl Committer {
                 biased;
                 first = self.queue.recv() => {
                     let Some(first) = first else { return };
-                    self.take(first);
+                    self.take(engine, first);
                     tokio::time::sleep(GATHER).await;
                     while self.waiting.len() < GATHER_MOST && let Ok(next) = self.queue.try_recv() {
-                        self.take(next);
+                        self.take(engine, next);
                     }
                     false
                 }
@@ -219,7 +231,7 @@ impl Committer {
             };
             if stopping {
                 while let Ok(next) = self.queue.try_recv() {
-                    self.take(next);
+                    self.take(engine, next);
                 }
                 self.take_routine(engine);
             }
@@ -230,7 +242,8 @@ impl Committer {
         }
     }
 
-    fn take(&mut self, (mut transition, done): Waiting) {
+    fn take(&mut self, engine: &Engine, (mut transition, done): Waiting) {
+        engine.exporter.note(&mut transition, engine.clock.now());
         // Here and nowhere else: events get their numbers in the order they are committed and shown.
         for event in &mut transition.events {
             event.sequence = self.next_event;
@@ -325,7 +338,17 @@ impl Committer {
 }
 
 async fn write_once(engine: Arc<Engine>, batch: Batch) -> Result<(), String> {
-    engine.records.write(batch).await.map_err(|error| {
+    let span = info_span!(
+        "write records",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        db.system.name = engine.records.kind(),
+        infra.states = batch.states.len(),
+        infra.events = batch.events.len(),
+        infra.checks = batch.checks.iter().map(|batch| batch.count).sum::<usize>(),
+    );
+    engine.records.write(batch).instrument(span.clone()).await.map_err(|error| {
+        span.record("otel.status_code", "ERROR");
         engine.counters.records_errors.fetch_add(1, Ordering::Relaxed);
         error.to_string()
     })

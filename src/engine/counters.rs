@@ -102,6 +102,10 @@ pub struct Counters {
     /// Routine checks given up because records could not be written for too long.
     pub commit_dropped: AtomicU64,
     pub api_refused: AtomicU64,
+    pub elasticsearch_errors: AtomicU64,
+    /// Checks and documents given up before the far side had them.
+    pub export_dropped: AtomicU64,
+    exported: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     notifications: Mutex<BTreeMap<(String, &'static str), u64>>,
     events: Mutex<BTreeMap<(EventCount, &'static str), u64>>,
     alerts: Mutex<BTreeMap<(Severity, AlertType), u64>>,
@@ -173,6 +177,16 @@ impl Counters {
 
     pub fn notifications(&self) -> BTreeMap<(String, &'static str), u64> {
         held(&self.notifications).clone()
+    }
+
+    /// `result`: `accepted`, `retried` or `dead`.
+    pub fn exported(&self, index: &'static str, result: &'static str, count: u64) {
+        *held(&self.exported).entry((index, result)).or_default() += count;
+    }
+
+    /// Documents by index and result.
+    pub fn all_exported(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        held(&self.exported).clone()
     }
 
     /// `name`: the type of the event as other parties know it.

@@ -93,6 +93,7 @@ impl Engine {
             let log_only = Retention {
                 now,
                 log_before: super::keeper::log_before(now),
+                log_through: i64::MAX,
                 checks_before: DateTime::UNIX_EPOCH,
                 outages_before: None,
             };
@@ -139,6 +140,7 @@ impl Engine {
         let retention = Retention {
             now,
             log_before: super::keeper::log_before(now),
+            log_through: i64::MAX,
             checks_before: now - store.check_retention,
             outages_before: store.outage_retention.map(|kept| now - kept),
         };
@@ -149,6 +151,7 @@ impl Engine {
     }
 
     async fn give_up(&self, retention: Retention) {
+        let retention = self.log_may_go(retention).await;
         loop {
             match self.records.clean_up(retention).await {
                 Ok(true) => tokio::time::sleep(CLEAN_UP_PAUSE).await,

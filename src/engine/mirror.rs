@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
 
 use super::Engine;
 use super::live::Watched;
@@ -230,7 +231,13 @@ impl Mirror {
             if whole {
                 super::make_way().await;
             }
-            for name in redis.push(&pushes).await? {
+            let span = info_span!(
+                "write redis",
+                otel.kind = "client",
+                db.system.name = "redis",
+                db.operation.batch.size = pushes.len(),
+            );
+            for name in redis.push(&pushes).instrument(span).await? {
                 // Redis has less than we do: it was emptied.
                 let Some(watched) = engine.live.find(&name) else { continue };
                 if let Some(push) = news(&watched, true) {

@@ -16,6 +16,8 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::commit::Transition;
@@ -417,7 +419,18 @@ impl Outbox {
             }
         };
         let tried = picks.into_iter().map(|pick| async {
-            let result = deliver(&receiver, &pick.message).await;
+            let span = info_span!(
+                "deliver",
+                otel.kind = "client",
+                otel.status_code = Empty,
+                infra.receiver = receiver.name.as_str(),
+                infra.attempt = pick.message.attempt,
+                infra.merged = pick.message.merged,
+            );
+            let result = deliver(&receiver, &pick.message).instrument(span.clone()).await;
+            if result.is_err() {
+                span.record("otel.status_code", "ERROR");
+            }
             (pick, result)
         });
         for (pick, result) in join_all(tried).await {

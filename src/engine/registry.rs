@@ -166,6 +166,9 @@ impl Engine {
             for watched in &gone {
                 let name = watched.service().name.clone();
                 if erased.contains(&name) {
+                    if let Some(outage) = &watched.lock().state.outage {
+                        self.exporter.note_erased(&mut transition, outage);
+                    }
                     transition.beside.erased.push(name.clone());
                     self.live.forget_incident(&name);
                 } else {

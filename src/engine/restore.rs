@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::commit::Transition;
 use super::{Engine, RosterChange};
 use crate::domain::alert::Told;
-use crate::domain::check::{Check, name_hash};
+use crate::domain::check::{Check, LoggedCheck, name_hash};
 use crate::domain::definitions::Listed;
 use crate::domain::judge::Judge;
 use crate::domain::registry::{Registry, RegistryError};
@@ -18,7 +18,7 @@ use crate::domain::service::{Service, ServiceName};
 use crate::domain::state::ServiceState;
 use crate::domain::window::{History, WINDOW};
 use crate::store::StoreError;
-use crate::store::records::{FactKind, Restored, Since};
+use crate::store::records::{FactKind, PAGE, Restored, Since};
 
 /// Longest time a start waits for what Redis remembers: our choice, so that serving begins within 2 s of the start.
 const RECALL_DEADLINE: Duration = Duration::from_millis(700);
@@ -49,6 +49,7 @@ impl Engine {
         let marks = self.records.facts(FactKind::Mark).await?;
         self.windows.recall(&marks);
         self.restore_streams(newest, &marks).await?;
+        self.restore_export().await?;
         self.restore_windows(std::mem::take(&mut stored.windows));
         let windows = listed.windows.clone();
         let (registry, set_aside) = self.define(listed, std::mem::take(&mut stored.registrations)).await?;
@@ -98,8 +99,8 @@ impl Engine {
         let Some(since) = since else { return Ok(()) };
         let mut after = 0;
         loop {
-            let page = self.records.check_log(since.max(window_start), after).await?;
-            for (hash, check) in page.checks {
+            let page = self.records.check_log(since.max(window_start), after, PAGE).await?;
+            for LoggedCheck { service: hash, check, .. } in page.checks {
                 let Some(service) = by_hash.get(&hash) else { continue };
                 if check.at_ms <= saved(&service.name) {
                     continue;

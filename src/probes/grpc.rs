@@ -35,18 +35,30 @@ const PREFIX_BYTES: usize = 5;
 ///
 /// # Errors
 /// As [`Dialer::connect`] and [`tls::secure`]; `protocol` if what came back is not gRPC.
-pub(super) async fn send(dialer: &Dialer, probe: &GrpcProbe, way: &Way) -> Result<Reply, ProbeFailure> {
+pub(super) async fn send(
+    dialer: &Dialer,
+    probe: &GrpcProbe,
+    way: &Way,
+    traceparent: Option<&str>,
+) -> Result<Reply, ProbeFailure> {
     let stream = dialer.connect(&probe.target, way).await?;
     match &probe.tls {
-        None => converse(stream, probe, "http", way).await,
+        None => converse(stream, probe, "http", way, traceparent).await,
         Some(options) => {
             let secured = tls::secure(stream, &probe.target.host, options, &[b"h2"], way).await?;
-            Ok(secured.certificate.beside(converse(secured.stream, probe, "https", way).await?))
+            let reply = converse(secured.stream, probe, "https", way, traceparent).await?;
+            Ok(secured.certificate.beside(reply))
         }
     }
 }
 
-async fn converse<S>(stream: S, probe: &GrpcProbe, scheme: &str, way: &Way) -> Result<Reply, ProbeFailure>
+async fn converse<S>(
+    stream: S,
+    probe: &GrpcProbe,
+    scheme: &str,
+    way: &Way,
+    traceparent: Option<&str>,
+) -> Result<Reply, ProbeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -55,7 +67,7 @@ where
     let mut builder = Builder::new();
     builder.enable_push(false).max_concurrent_streams(1).max_header_list_size(HEAD_BYTES);
     let (requests, connection) = builder.handshake(stream).await.map_err(|error| failure(&error))?;
-    let exchange = std::pin::pin!(exchange(requests, probe, scheme, way));
+    let exchange = std::pin::pin!(exchange(requests, probe, scheme, way, traceparent));
     match select(exchange, std::pin::pin!(connection)).await {
         Either::Left((reply, connection)) => {
             let _ = tokio::time::timeout(GOODBYE, connection).await;
@@ -72,16 +84,19 @@ async fn exchange(
     probe: &GrpcProbe,
     scheme: &str,
     way: &Way,
+    traceparent: Option<&str>,
 ) -> Result<Reply, ProbeFailure> {
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri(format!("{scheme}://{}/grpc.health.v1.Health/Check", authority(&probe.target)))
         .header("te", "trailers")
         .header("content-type", "application/grpc")
         .header("grpc-timeout", PATIENCE)
-        .header("user-agent", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        .body(())
-        .map_err(|error| ProbeFailure::new(Reason::Protocol, error.to_string()))?;
+        .header("user-agent", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+    if let Some(parent) = traceparent {
+        request = request.header("traceparent", parent);
+    }
+    let request = request.body(()).map_err(|error| ProbeFailure::new(Reason::Protocol, error.to_string()))?;
     let mut requests = requests.ready().await.map_err(|error| failure(&error))?;
     way.sent();
     let (response, mut body): (_, SendStream<Bytes>) =

@@ -139,6 +139,7 @@ fn tls() -> ClientConfig {
 pub(super) async fn send(
     clients: &HttpClients,
     probe: &HttpProbe,
+    traceparent: Option<String>,
     fresh: bool,
     deadline: Instant,
     progress: &Arc<Progress>,
@@ -148,7 +149,14 @@ pub(super) async fn send(
         Ok(Err(failure)) => return Observation { reply: Err(failure), phases: Phases::default() },
         Err(_) => return Observation::failed(Reason::Timeout, "no answer in time"),
     };
-    let mut hop = Hop { url: probe.url.clone(), method: probe.method, with_body: true, trust: probe.trust, number: 0 };
+    let mut hop = Hop {
+        url: probe.url.clone(),
+        method: probe.method,
+        with_body: true,
+        trust: probe.trust,
+        traceparent,
+        number: 0,
+    };
     let mut phases = Phases::default();
     loop {
         let fresh = fresh || probe.connection == Connection::Fresh || hop.trust != probe.trust;
@@ -183,13 +191,14 @@ pub(super) async fn send(
             length: response.content_length(),
             secured: hop.url.scheme() == "https",
             ipv6: response.remote_addr().map(|peer| peer.is_ipv6()),
-            transfer: Duration::ZERO,
+            ..HttpCourse::default()
         };
         let answered = Instant::now();
         let mut reply = read(response, probe, deadline).await;
         if let Ok(reply) = &mut reply {
             reply.redirected = hop.number > 0;
-            reply.http = Some(HttpCourse { transfer: answered.elapsed(), ..course });
+            let body = reply.http.and_then(|read| read.body);
+            reply.http = Some(HttpCourse { body, transfer: answered.elapsed(), ..course });
         }
         return Observation { reply, phases };
     }
@@ -202,6 +211,8 @@ struct Hop {
     method: Method,
     with_body: bool,
     trust: Trust,
+    /// Sent within the origin, as the operator's headers are: the ids tell a stranger who asks, and when.
+    traceparent: Option<String>,
     number: usize,
 }
 
@@ -238,6 +249,7 @@ impl Hop {
             method,
             with_body: self.with_body && !becomes_get,
             trust: if same_host { probe.trust } else { Trust::Fenced },
+            traceparent: self.traceparent.clone(),
             number: self.number + 1,
         })
     }
@@ -342,6 +354,9 @@ fn request(client: &Client, probe: &HttpProbe, hop: &Hop, fresh: bool) -> reqwes
     if hop.url.origin() == probe.url.origin() {
         for (name, value) in &probe.headers {
             request = request.header(name, value.expose_secret());
+        }
+        if let Some(parent) = &hop.traceparent {
+            request = request.header("traceparent", parent);
         }
     }
     match &probe.body {
@@ -479,6 +494,7 @@ async fn read(mut response: Response, probe: &HttpProbe, deadline: Instant) -> R
     // Dropping an answer that was not read to its end closes its connection.
     drop(response);
     let complete = matches!(whole, Ok(Ok(()))) && !truncated;
+    reply.http = Some(HttpCourse { body: complete.then_some(body.len()), ..HttpCourse::default() });
     if complete || assertions.need_body() {
         reply.facts = facts(&body);
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{RecordsAddress, StoreError, Timings};
 use crate::domain::alert::{Alert, AlertType, Component, Severity};
-use crate::domain::check::{Check, CheckBatch, CheckRun, name_hash};
+use crate::domain::check::{CheckBatch, CheckRun, LoggedCheck, name_hash};
 use crate::domain::event::{Event, EventKind};
 use crate::domain::maintenance::MaintenanceWindow;
 use crate::domain::notification::{Delivery, Notification};
@@ -71,6 +71,12 @@ pub enum FactKind {
     Seen,
     /// What was done about an outage: by its id.
     Remedy,
+    /// A version of an outage that is to be exported: by the outage's id and the version.
+    Owed,
+    /// What was exported of a maintenance window: by its id.
+    Exported,
+    /// A document that was refused: by its index and id.
+    Refused,
 }
 
 impl FactKind {
@@ -81,6 +87,9 @@ impl FactKind {
             Self::Mark => "mark",
             Self::Seen => "seen",
             Self::Remedy => "remedy",
+            Self::Owed => "owed",
+            Self::Exported => "exported",
+            Self::Refused => "refused",
         }
     }
 }
@@ -261,10 +270,20 @@ pub struct Since {
 /// One page of the check log.
 #[derive(Debug, Default)]
 pub struct LogPage {
-    /// The hash of the service's name, and the check.
-    pub checks: Vec<(u64, Check)>,
+    pub checks: Vec<LoggedCheck>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<i64>,
+}
+
+/// What of the check log is more, or older, than may wait to be exported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overrun {
+    /// The last mark of it; 0 for none.
+    pub through: i64,
+    /// Checks in it, and from when to when.
+    pub checks: u64,
+    pub from_ms: i64,
+    pub to_ms: i64,
 }
 
 /// What old data is given up at a clean-up.
@@ -272,8 +291,10 @@ pub struct LogPage {
 pub struct Retention {
     /// Now: partitions are made ahead of it.
     pub now: DateTime<Utc>,
-    /// The log is read at a start only, and the check history has its checks.
+    /// The log is read at a start and by the export, and the check history has its checks.
     pub log_before: DateTime<Utc>,
+    /// What comes after this mark of the log stays.
+    pub log_through: i64,
     pub checks_before: DateTime<Utc>,
     pub outages_before: Option<DateTime<Utc>>,
 }
@@ -346,14 +367,27 @@ impl Records {
         }
     }
 
-    /// One page of the check log, from page mark `after` (0 is the beginning), of blobs that reach beyond `since_ms`.
+    /// One page of the check log, `blobs` of them at most, from page mark `after` (0 is the beginning), of blobs that
+    /// reach beyond `since_ms`.
     ///
     /// # Errors
     /// Unreachable. A blob that is not ours is skipped with a warning: it is history, not truth.
-    pub async fn check_log(&self, since_ms: i64, after: i64) -> Result<LogPage, StoreError> {
+    pub async fn check_log(&self, since_ms: i64, after: i64, blobs: i64) -> Result<LogPage, StoreError> {
         match self {
-            Self::Sqlite(records) => records.check_log(since_ms, after).await,
-            Self::Postgres(records) => records.check_log(since_ms, after).await,
+            Self::Sqlite(records) => records.check_log(since_ms, after, blobs).await,
+            Self::Postgres(records) => records.check_log(since_ms, after, blobs).await,
+        }
+    }
+
+    /// How much of the check log after mark `after` is beyond the newest `bytes`, or ended before `since_ms`.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn log_overrun(&self, after: i64, bytes: u64, since_ms: i64) -> Result<Overrun, StoreError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        match self {
+            Self::Sqlite(records) => records.log_overrun(after, bytes, since_ms).await,
+            Self::Postgres(records) => records.log_overrun(after, bytes, since_ms).await,
         }
     }
 
@@ -558,4 +592,4 @@ impl Records {
 const AT_ONCE: usize = 10_000;
 
 /// Rows of one page of the check log, and rows deleted in one piece of a clean-up: our choice, some milliseconds of work.
-const PAGE: i64 = 500;
+pub const PAGE: i64 = 500;

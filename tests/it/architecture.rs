@@ -34,8 +34,10 @@ fn imports_point_down() {
         match part {
             "domain" => &["domain"],
             // The host is looked at as targets are probed, and an action carried out as a message is sent: beside them.
-            "clock" | "events" | "host" | "notify" | "probes" | "remedy" | "store" => &["domain"],
-            "engine" => &["probes", "host", "remedy", "store", "notify", "events", "clock", "domain", "engine"],
+            "clock" | "events" | "export" | "host" | "notify" | "probes" | "remedy" | "store" => &["domain"],
+            "engine" => {
+                &["probes", "host", "remedy", "store", "export", "notify", "events", "clock", "domain", "engine"]
+            }
             "api" => &["engine", "store", "events", "clock", "domain", "api"],
             _ => &[
                 "api",
@@ -44,6 +46,7 @@ fn imports_point_down() {
                 "remedy",
                 "host",
                 "store",
+                "export",
                 "notify",
                 "events",
                 "clock",

@@ -225,13 +225,13 @@ async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
     for home in homes().await {
         for second in 0..1200 {
             let mut checks = CheckBatch { mark: second + 1, ..CheckBatch::default() };
-            checks.push(42, &check(T0 + second * 1000));
+            checks.push(42, &check(T0 + second * 1000), None);
             home.records.write(Batch { checks: vec![checks], ..Batch::default() }).await.unwrap();
             if second == 99 && matches!(home.address, RecordsAddress::Postgres(_)) {
                 // The rest as one transaction: the pages do not care.
                 let rest = (100..1200).map(|second| {
                     let mut checks = CheckBatch { mark: second + 1, ..CheckBatch::default() };
-                    checks.push(42, &check(T0 + second * 1000));
+                    checks.push(42, &check(T0 + second * 1000), None);
                     checks
                 });
                 home.records.write(Batch { checks: rest.collect(), ..Batch::default() }).await.unwrap();
@@ -241,8 +241,8 @@ async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
         let read = async |since_ms| {
             let (mut after, mut checks) = (0, Vec::new());
             loop {
-                let page = home.records.check_log(since_ms, after).await.unwrap();
-                checks.extend(page.checks);
+                let page = home.records.check_log(since_ms, after, 500).await.unwrap();
+                checks.extend(page.checks.into_iter().map(|logged| (logged.service, logged.check)));
                 let Some(next) = page.next else { return checks };
                 after = next;
             }
@@ -256,6 +256,7 @@ async fn the_check_log_is_read_by_pages_and_cleaned_by_age() {
             log_before: from_ms(T0 + 600_000),
             checks_before: from_ms(T0),
             outages_before: Some(from_ms(T0)),
+            log_through: i64::MAX,
         };
         while home.records.clean_up(retention).await.unwrap() {}
         assert_eq!(read(0).await.len(), 600);
@@ -270,8 +271,13 @@ async fn old_events_leave_but_the_newest_stays_for_numbers_to_go_on_from() {
             ..Event::new(EventKind::RegistryChanged, None, serde_json::json!({}), from_ms(T0 - 9000))
         });
         home.records.write(Batch { events: events.collect(), ..Batch::default() }).await.unwrap();
-        let retention =
-            Retention { now: from_ms(T0), log_before: from_ms(0), checks_before: from_ms(T0), outages_before: None };
+        let retention = Retention {
+            now: from_ms(T0),
+            log_before: from_ms(0),
+            checks_before: from_ms(T0),
+            outages_before: None,
+            log_through: i64::MAX,
+        };
         while home.records.clean_up(retention).await.unwrap() {}
         let left = home.records.events_after(0, 10).await.unwrap();
         assert_eq!(left.iter().map(|event| event.sequence).collect::<Vec<_>>(), [3]);
@@ -295,6 +301,7 @@ async fn closed_outages_and_resolved_alerts_leave_after_their_time_and_open_ones
             log_before: from_ms(0),
             checks_before: from_ms(0),
             outages_before: Some(from_ms(T0)),
+            log_through: i64::MAX,
         };
         while home.records.clean_up(retention).await.unwrap() {}
         let restored = home.records.restore(since(0)).await.unwrap();
@@ -454,7 +461,13 @@ async fn registrations_windows_runs_and_minutes_are_kept_and_given_up() {
 
         // What is older than retention goes, piece by piece.
         let late = from_ms(T0 + 40 * 86_400_000);
-        let retention = Retention { now: late, log_before: late, checks_before: late, outages_before: Some(late) };
+        let retention = Retention {
+            now: late,
+            log_before: late,
+            checks_before: late,
+            outages_before: Some(late),
+            log_through: i64::MAX,
+        };
         while records.clean_up(retention).await.unwrap() {}
         assert!(records.runs(name_hash(&name("web")), 0, i64::MAX).await.unwrap().is_empty());
         assert!(records.minutes(0, i64::MAX, 10).await.unwrap().is_empty());
@@ -476,7 +489,13 @@ async fn runs_of_a_day_lie_in_a_partition_that_is_dropped_whole() {
     let at = |days: i64| from_ms(T0 + days * 86_400_000);
     let turn = async |days: i64| {
         let keep = at(days - 30);
-        let retention = Retention { now: at(days), log_before: keep, checks_before: keep, outages_before: None };
+        let retention = Retention {
+            now: at(days),
+            log_before: keep,
+            checks_before: keep,
+            outages_before: None,
+            log_through: i64::MAX,
+        };
         while home.records.clean_up(retention).await.unwrap() {}
     };
     assert_eq!(partitions().await.len(), 6, "yesterday to three days ahead, and the common one");

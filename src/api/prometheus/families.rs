@@ -123,11 +123,11 @@ impl Source {
     }
 
     /// Lanes that hold something back, and those that refuse beyond a number.
-    fn queues(&self) -> [Queue; 4] {
+    fn queues(&self) -> Vec<Queue> {
         let engine = self.engine();
         let counters = &engine.counters;
         let in_flight = self.app.config.max_in_flight.saturating_sub(self.app.lane.available_permits());
-        [
+        let mut queues = vec![
             Queue {
                 name: "commit",
                 depth: engine.commit.depth(),
@@ -143,7 +143,13 @@ impl Source {
                 limit: Some(self.app.config.max_in_flight),
                 dropped: of(&counters.api_refused),
             },
-        ]
+        ];
+        if engine.exporter.is_on() {
+            // Its limit is one of bytes on disk.
+            let dropped = of(&counters.export_dropped);
+            queues.push(Queue { name: "export", depth: engine.exporter.depth(), limit: None, dropped });
+        }
+        queues
     }
 
     /// The stores there are: calls they did not do, and how long calls took.
@@ -151,10 +157,14 @@ impl Source {
         let engine = self.engine();
         let counters = &engine.counters;
         let redis = engine.mirror.redis().map(|redis| redis.timings());
-        vec![
+        let mut stores = vec![
             ("records", of(&counters.records_errors), Some(engine.records.timings())),
             ("redis", of(&counters.redis_errors), redis),
-        ]
+        ];
+        if engine.exporter.is_on() {
+            stores.push(("elasticsearch", of(&counters.elasticsearch_errors), Some(&engine.exporter.timings)));
+        }
+        stores
     }
 
     fn usage(&self, resource: Resource, to: &mut Samples<'_>) -> fmt::Result {
@@ -537,6 +547,21 @@ pub(super) const FAMILIES: &[Family] = &[
                 to.histogram(&labels, sum.as_secs_f64(), STORE_BOUNDS.into_iter(), counts.into_iter())
             })
         }),
+    ),
+    counter(
+        "infra_export_documents",
+        "Documents sent to Elasticsearch, by index and by what became of them",
+        Monitor(|from, to| {
+            let counts = from.engine().counters.all_exported();
+            counts
+                .into_iter()
+                .try_for_each(|((index, result), count)| to.counter(&[("index", index), ("result", result)], count))
+        }),
+    ),
+    gauge(
+        "infra_export_lag_seconds",
+        "Age of the oldest record that Elasticsearch has not taken",
+        Monitor(|from, to| from.engine().export_lag().map_or(Ok(()), |lag| to.gauge(&[], lag.as_secs_f64()))),
     ),
     gauge(
         "infra_maintenance_windows_active",

@@ -175,7 +175,8 @@ impl ServiceSpec {
                     problems.add("grpc.service", "must be at most 200 characters");
                 }
                 let tls = if secure || self.tls.is_some() { Some(tls(problems)?) } else { None };
-                Probe::Grpc(Box::new(GrpcProbe { target, service, tls }))
+                let traceparent = self.traceparent.unwrap_or(false);
+                Probe::Grpc(Box::new(GrpcProbe { target, service, traceparent, tls }))
             }
             Protocol::Redis => {
                 let tls = if secure { Some(tls(problems)?) } else { None };

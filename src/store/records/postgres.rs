@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
 use super::{
-    AlertFilter, AlertPage, Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead,
-    Since,
+    AlertFilter, AlertPage, Batch, LogPage, OutageFilter, OutagePage, OutageSums, Overrun, PAGE, Restored, Retention,
+    RunHead, Since,
 };
 use crate::domain::alert::Alert;
 use crate::domain::check::{CheckRun, name_hash};
@@ -211,18 +211,32 @@ impl Postgres {
         self.call(async |client| raw(client, since).await.map_err(refused)).await?.read()
     }
 
-    pub(super) async fn check_log(&self, since_ms: i64, after: i64) -> Result<LogPage, StoreError> {
+    pub(super) async fn check_log(&self, since_ms: i64, after: i64, blobs: i64) -> Result<LogPage, StoreError> {
         self.call(async |client| {
-            let blobs = client
+            let found = client
                 .query(
                     "SELECT mark, from_ms, checks FROM check_log WHERE mark > $1 AND to_ms > $2 ORDER BY mark LIMIT $3",
-                    &[&after, &since_ms, &PAGE],
+                    &[&after, &since_ms, &blobs],
                 )
                 .await
                 .map_err(refused)?;
-            let next = blobs.last().map(|row| row.get(0));
-            let checks = blobs.iter().flat_map(|row| rows::decode(row.get(0), row.get(1), row.get(2))).collect();
+            let next = found.last().map(|row| row.get(0));
+            let checks = found.iter().flat_map(|row| rows::decode(row.get(0), row.get(1), row.get(2))).collect();
             Ok(LogPage { checks, next })
+        })
+        .await
+    }
+
+    pub(super) async fn log_overrun(&self, after: i64, bytes: i64, since_ms: i64) -> Result<Overrun, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT coalesce(max(mark), 0), coalesce(sum(count), 0)::bigint, coalesce(min(from_ms), 0),
+                     coalesce(max(to_ms), 0)
+                 FROM (SELECT mark, from_ms, to_ms, count, sum(length(checks)) OVER (ORDER BY mark DESC) AS newer
+                     FROM check_log WHERE mark > $1) AS log
+                 WHERE newer > $2 OR to_ms < $3";
+            let row = client.query_one(sql, &[&after, &bytes, &since_ms]).await.map_err(refused)?;
+            let checks = row.get::<_, i64>(1).unsigned_abs();
+            Ok(Overrun { through: row.get(0), checks, from_ms: row.get(2), to_ms: row.get(3) })
         })
         .await
     }
@@ -444,12 +458,12 @@ impl Postgres {
         self.call(async |client| {
             let checks_before = retention.checks_before.timestamp_millis();
             Self::turn_partitions(client, retention.now.timestamp_millis(), checks_before).await?;
-            let mut deleted = 0;
+            let log = "DELETE FROM check_log WHERE mark IN
+                 (SELECT mark FROM check_log WHERE to_ms < $1 AND mark <= $2 LIMIT $3)";
+            let log_before = retention.log_before.timestamp_millis();
+            let mut deleted =
+                client.execute(log, &[&log_before, &retention.log_through, &PAGE]).await.map_err(refused)?;
             for (statement, before) in [
-                (
-                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < $1 LIMIT $2)",
-                    retention.log_before.timestamp_millis(),
-                ),
                 (
                     "DELETE FROM check_runs_other WHERE ctid IN
                          (SELECT ctid FROM check_runs_other WHERE to_ms < $1 LIMIT $2)",

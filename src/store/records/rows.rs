@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::{AlertFilter, Restored};
 use crate::domain::alert::{AlertType, Component, Severity};
-use crate::domain::check::CheckBatch;
+use crate::domain::check::{CheckBatch, LoggedCheck};
 use crate::domain::service::ServiceName;
 use crate::store::StoreError;
 
@@ -118,7 +118,7 @@ pub(super) fn list<T: DeserializeOwned>(what: &'static str, texts: &[String]) ->
 }
 
 /// The checks of a log blob; one that is not ours is left out and said aloud.
-pub(super) fn decode(mark: i64, from_ms: i64, blob: &[u8]) -> Vec<(u64, crate::domain::check::Check)> {
+pub(super) fn decode(mark: i64, from_ms: i64, blob: &[u8]) -> Vec<LoggedCheck> {
     CheckBatch::decode(from_ms, blob).unwrap_or_else(|| {
         tracing::warn!(mark, "a piece of the check log is unreadable and was left out");
         Vec::new()

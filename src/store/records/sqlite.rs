@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::rows::{self, Raw, json, key};
 use super::{
-    AlertFilter, AlertPage, Batch, LogPage, OutageFilter, OutagePage, OutageSums, PAGE, Restored, Retention, RunHead,
-    Since,
+    AlertFilter, AlertPage, Batch, LogPage, OutageFilter, OutagePage, OutageSums, Overrun, PAGE, Restored, Retention,
+    RunHead, Since,
 };
 use crate::domain::alert::Alert;
 use crate::domain::check::name_hash;
@@ -102,7 +102,7 @@ impl Sqlite {
         raw.read()
     }
 
-    pub(super) async fn check_log(&self, since_ms: i64, after: i64) -> Result<LogPage, StoreError> {
+    pub(super) async fn check_log(&self, since_ms: i64, after: i64, blobs: i64) -> Result<LogPage, StoreError> {
         self.call(move |connection| {
             let mut query = connection
                 .prepare_cached(
@@ -110,13 +110,30 @@ impl Sqlite {
                 )
                 .map_err(refused)?;
             let blobs = query
-                .query_map(params![after, since_ms, PAGE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .query_map(params![after, since_ms, blobs], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                 .map_err(refused)?
                 .collect::<Result<Vec<(i64, i64, Vec<u8>)>, _>>()
                 .map_err(refused)?;
             let next = blobs.last().map(|(mark, _, _)| *mark);
             let checks = blobs.iter().flat_map(|(mark, from_ms, blob)| rows::decode(*mark, *from_ms, blob)).collect();
             Ok(LogPage { checks, next })
+        })
+        .await
+    }
+
+    pub(super) async fn log_overrun(&self, after: i64, bytes: i64, since_ms: i64) -> Result<Overrun, StoreError> {
+        self.read(move |connection| {
+            // Lengths are in the rows' heads: the blobs themselves are not read.
+            let sql = "SELECT coalesce(max(mark), 0), coalesce(sum(count), 0), coalesce(min(from_ms), 0),
+                     coalesce(max(to_ms), 0)
+                 FROM (SELECT mark, from_ms, to_ms, count, sum(length(checks)) OVER (ORDER BY mark DESC) AS newer
+                     FROM check_log WHERE mark > ?1)
+                 WHERE newer > ?2 OR to_ms < ?3";
+            let overrun = connection.query_row(sql, [after, bytes, since_ms], |row| {
+                let checks = row.get::<_, i64>(1)?.unsigned_abs();
+                Ok(Overrun { through: row.get(0)?, checks, from_ms: row.get(2)?, to_ms: row.get(3)? })
+            });
+            overrun.map_err(refused)
         })
         .await
     }
@@ -329,13 +346,12 @@ impl Sqlite {
 
     pub(super) async fn clean_up(&self, retention: Retention) -> Result<bool, StoreError> {
         self.call(move |connection| {
-            let mut deleted = 0;
+            let log = "DELETE FROM check_log WHERE mark IN
+                 (SELECT mark FROM check_log WHERE to_ms < ?1 AND mark <= ?2 LIMIT ?3)";
+            let asked = params![retention.log_before.timestamp_millis(), retention.log_through, PAGE];
+            let mut deleted = connection.execute(log, asked).map_err(refused)?;
             let checks_before = retention.checks_before.timestamp_millis();
             for (statement, before) in [
-                (
-                    "DELETE FROM check_log WHERE mark IN (SELECT mark FROM check_log WHERE to_ms < ?1 LIMIT ?2)",
-                    retention.log_before.timestamp_millis(),
-                ),
                 (
                     // Written in order of time, give or take a day: the first are the oldest.
                     "DELETE FROM check_runs WHERE to_ms < ?1 AND place IN
