@@ -375,12 +375,12 @@ fn credentials(sources: &Sources) -> Result<Option<HeaderValue>, Failure> {
 fn is_distrusted(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
-        // An error of TLS comes inside one of reading and writing.
-        let tls = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
             return true;
         }
-        cause = error.source();
+        // What an error of reading and writing carries is not among its causes.
+        let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = carried.map(|carried| carried as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
     false
 }
