@@ -5,6 +5,7 @@
 //! version 8. Each rule has one of its own in the file, so that a second run finds what the first one made.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -208,9 +209,12 @@ impl Kibana {
     async fn ask(&self, request: RequestBuilder) -> Result<Answer, Failure> {
         let url = &self.shown;
         let answer = request.send().await.map_err(|error| {
-            Failure::service(match error.is_timeout() {
-                true => format!("{url} did not answer in time; --timeout gives it longer"),
-                false => format!("no answer from {url}; is Kibana running there?"),
+            Failure::service(if error.is_timeout() {
+                format!("{url} did not answer in time; --timeout gives it longer")
+            } else if is_distrusted(&error) {
+                format!("the certificate of {url} is not trusted; --ca-file names a file of certificates that it is trusted by")
+            } else {
+                format!("no answer from {url}; is Kibana running there?")
             })
         })?;
         let status = answer.status();
@@ -255,17 +259,19 @@ impl Kibana {
     async fn put_rules(&self, wiring: Option<&Wiring>) -> Result<Vec<String>, Failure> {
         let rules: Vec<Rule> = serde_json::from_str(RULES).map_err(|error| AppError::Internal(error.to_string()))?;
         let mut problems = Vec::new();
+        let mut bare = false;
         for rule in rules {
             let Rule { id, uuid, mut body } = rule;
             let of_file = body.get("actions").and_then(Value::as_array).cloned().unwrap_or_default();
             let actions = wiring.map(|wiring| wiring.actions(&of_file)).unwrap_or_default();
-            let without = if actions.is_empty() { ", without actions" } else { "" };
+            let is_bare = actions.is_empty();
             body.insert("actions".to_owned(), Value::Array(actions));
             let address = self.address(&["alerting", "rule", &uuid]);
             let made = self.ask(with_json(self.http.post(address.clone()), &body)).await?;
             match made.status {
                 StatusCode::OK => {
-                    say!("made rule {id} ({uuid}){without}");
+                    say!("made rule {id} ({uuid}){}", if is_bare { ", without actions" } else { "" });
+                    bare |= is_bare;
                     continue;
                 }
                 StatusCode::CONFLICT => {}
@@ -296,7 +302,7 @@ impl Kibana {
                 _ => problems.push(format!("rule {id} is there and was not changed: {}", changed.told())),
             }
         }
-        if wiring.is_none() {
+        if bare {
             say!("new rules have no actions: --connector email=ID and --connector slack=ID give them some");
         }
         Ok(problems)
@@ -363,6 +369,20 @@ fn credentials(sources: &Sources) -> Result<Option<HeaderValue>, Failure> {
         .map_err(|_| Failure::wrong(format!("{name} holds a character that no key has")))?;
     signed.set_sensitive(true);
     Ok(Some(signed))
+}
+
+/// The other side showed a certificate that nobody vouches for.
+fn is_distrusted(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        // What an error of reading and writing carries is not among its causes.
+        let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = carried.map(|carried| carried as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    false
 }
 
 fn authorities(path: &Path) -> Result<Vec<Certificate>, Failure> {

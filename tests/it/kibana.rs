@@ -677,6 +677,7 @@ async fn objects_and_rules_are_put_into_a_kibana() {
     let came = kibana.apply(&[], &[]).await;
     assert_eq!((came.code, came.err.as_str()), (0, ""), "{came:?}");
     assert!(came.out.contains(&format!("changed rule service-down-alert ({down}), its actions kept\n")), "{came:?}");
+    assert!(!came.out.contains("new rules"), "{came:?}");
     kibana.with(|kept| {
         let rule = &kept.rules[&down];
         assert_eq!((&rule["actions"], &rule["enabled"]), (&own, &json!(false)));
@@ -766,6 +767,47 @@ async fn credentials_come_from_the_environment_and_are_never_shown() {
         let came = kibana.apply(variables, &[]).await;
         assert!(came.code == 2 && came.err.contains(word) && !came.err.contains("changeme"), "{came:?}");
     }
+}
+
+#[tokio::test]
+async fn a_kibana_with_a_certificate_of_its_own_is_trusted_by_it_alone() {
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let kibana = FakeKibana::start().await;
+    let port = kibana.port;
+    let front = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut behind = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
+            });
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca.pem");
+    std::fs::write(&authority, certified.cert.pem()).unwrap();
+    let came = apply(&url, &[], &["--ca-file", authority.to_str().unwrap()]).await;
+    assert_eq!((came.code, came.err.as_str()), (0, ""), "{came:?}");
+    let before = kibana.with(|kept| kept.log.len());
+    let came = apply(&url, &[], &[]).await;
+    assert!(came.code == 1 && came.err.contains("--ca-file"), "{came:?}");
+    assert_eq!(kibana.with(|kept| kept.log.len()), before);
+    std::fs::write(&authority, "no certificate").unwrap();
+    let came = apply(&url, &[], &["--ca-file", authority.to_str().unwrap()]).await;
+    assert!(came.code == 2 && came.err.contains("--ca-file"), "{came:?}");
+    front.abort();
 }
 
 #[tokio::test]
