@@ -12,7 +12,7 @@ mod sent;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -146,8 +146,6 @@ pub struct Exporter {
     /// Of bulk requests.
     pub timings: Timings,
     work: tokio::sync::Mutex<Work>,
-    /// Windows were changed in a way that their fingerprints do not show.
-    windows_again: AtomicBool,
 }
 
 impl Exporter {
@@ -165,7 +163,6 @@ impl Exporter {
             waiting: AtomicI64::new(0),
             timings: Timings::default(),
             work: tokio::sync::Mutex::default(),
-            windows_again: AtomicBool::new(false),
         }
     }
 
@@ -223,6 +220,11 @@ impl Exporter {
             known.started_ms = known.started_ms.max(export.started_ms);
             known.versions.push(export.version);
         }
+    }
+
+    /// There may be something to do: settings have changed, or something is to be sent again.
+    pub(super) fn hurry(&self) {
+        self.wake.notify_one();
     }
 
     /// Whether this check of a service is with the far side.
@@ -420,7 +422,7 @@ impl Engine {
         let chosen: Vec<String> = known.filter(|id| ids.is_none_or(|ids| ids.contains(id))).collect();
         let count = chosen.len();
         *held(&self.exporter.again) = chosen;
-        self.exporter.wake.notify_one();
+        self.exporter.hurry();
         Ok(count)
     }
 

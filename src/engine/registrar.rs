@@ -181,6 +181,7 @@ impl Engine {
             Err(error) => tracing::error!(%error, "receivers stay as they were"),
         }
         self.config.store(Arc::new(config));
+        self.exporter.hurry();
         *definitions = next;
         let change = match self.put_in_force(&definitions, &[]).await {
             Ok(change) => change,

@@ -73,8 +73,10 @@ struct Told {
     error: Option<ExportError>,
 }
 
-fn unwritten(error: StoreError) -> ExportError {
-    ExportError::new(format!("what was taken is not noted: {error}"))
+impl From<StoreError> for ExportError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.to_string())
+    }
 }
 
 impl Engine {
@@ -183,7 +185,7 @@ impl Engine {
             if owed.is_empty() {
                 return Ok(());
             }
-            let told = self.records.deliveries(owed.iter().map(|(id, _)| *id).collect()).await.map_err(unwritten)?;
+            let told = self.records.deliveries(owed.iter().map(|(id, _)| *id).collect()).await?;
             let living = self.live.alerts();
             let mut documents = Vec::new();
             for (id, owed) in &owed {
@@ -203,7 +205,7 @@ impl Engine {
                     Err(StoreError::Corrupt { .. }) => {
                         tracing::error!(outage.id = %id, "an outage is unreadable and is not exported");
                     }
-                    Err(error) => return Err(unwritten(error)),
+                    Err(error) => return Err(error.into()),
                 }
             }
             let told = self.send(target, documents, batch).await;
@@ -215,7 +217,7 @@ impl Engine {
             });
             let mut facts: Vec<Fact> = paid.collect();
             facts.extend(self.letters(told.refused, &told.settled));
-            self.note(facts).await.map_err(unwritten)?;
+            self.note(facts).await?;
             for (id, owed) in done {
                 self.exporter.pay(*id, &owed.versions);
             }
@@ -227,7 +229,6 @@ impl Engine {
 
     async fn export_windows(&self, target: &Elasticsearch, work: &mut Work, batch: usize) -> Result<(), ExportError> {
         let now = self.clock.now();
-        let afresh = self.exporter.windows_again.swap(false, Ordering::Relaxed);
         let windows = self.windows.shown();
         let present: HashSet<Uuid> = windows.iter().map(|window| window.id).collect();
         let gone: Vec<Uuid> = work.windows.keys().filter(|id| !present.contains(id)).copied().collect();
@@ -238,13 +239,11 @@ impl Engine {
             self.send_window(target, work, id, documents, None, batch).await?;
         }
         for window in windows {
-            let known = work.windows.get(&window.id).filter(|_| !afresh).cloned();
-            let known_services = work.windows.get(&window.id).map(|known| known.services.clone()).unwrap_or_default();
+            let known = work.windows.get(&window.id).cloned();
             let services: Vec<Arc<Service>> = roster.watched.iter().map(|watched| watched.service()).collect();
             let id = window.id;
             // A fleet times ten thousand windows is no work for the threads that probe.
-            let planned =
-                tokio::task::spawn_blocking(move || plan(&window, &services, known.as_ref(), known_services, now));
+            let planned = tokio::task::spawn_blocking(move || plan(&window, &services, known.as_ref(), now));
             let planned = planned.await.map_err(|error| ExportError::new(error.to_string()))?;
             if let Some((documents, shown)) = planned {
                 self.send_window(target, work, id, documents, Some(shown), batch).await?;
@@ -269,7 +268,7 @@ impl Engine {
             let at_ms = self.clock.now().timestamp_millis();
             facts.push(Fact { kind: FactKind::Exported, name: id.to_string(), at_ms, value });
         }
-        self.note(facts).await.map_err(unwritten)?;
+        self.note(facts).await?;
         if let Some(error) = told.error {
             return Err(error);
         }
@@ -290,7 +289,7 @@ impl Engine {
             Ok(letters) => letters,
             Err(error) => {
                 *held(&self.exporter.again) = ids;
-                return Err(unwritten(error));
+                return Err(error.into());
             }
         };
         let wanted: HashSet<&String> = ids.iter().collect();
@@ -305,7 +304,7 @@ impl Engine {
         let told = self.send(target, documents.collect(), batch).await;
         held(&self.exporter.again).extend(told.left.into_iter().map(|document| document.id));
         let facts = self.letters(told.refused, &told.settled);
-        self.note(facts).await.map_err(unwritten)?;
+        self.note(facts).await?;
         told.error.map_or(Ok(()), Err)
     }
 
@@ -339,7 +338,7 @@ impl Engine {
             }
             let letters = self.letters(page.refused, &told.settled);
             held(&self.exporter.sent).settle(page.newest, page.first_ms);
-            self.settle_page(page.next, letters).await.map_err(unwritten)?;
+            self.settle_page(page.next, letters).await?;
             self.exporter.waiting.fetch_sub(i64::try_from(page.checks).unwrap_or(0), Ordering::Relaxed);
             if page.next >= last {
                 return Ok(());
@@ -375,8 +374,7 @@ impl Engine {
         let roster = self.live.roster();
         services.extend(roster.watched.iter().map(|watched| (watched.hash, watched.service())));
         let after = self.exporter.cursor.load(Ordering::Relaxed);
-        let log = self.records.check_log(i64::MIN, after, PAGE_BLOBS).await;
-        let log = log.map_err(|error| ExportError::new(error.to_string()))?;
+        let log = self.records.check_log(i64::MIN, after, PAGE_BLOBS).await?;
         let Some(next) = log.next else {
             let unwritten = i64::try_from(self.commit.depth()).unwrap_or(0);
             self.exporter.waiting.store(unwritten, Ordering::Relaxed);
@@ -445,7 +443,6 @@ fn plan(
     window: &MaintenanceWindow,
     services: &[Arc<Service>],
     known: Option<&Shown>,
-    known_services: Vec<ServiceName>,
     now: chrono::DateTime<chrono::Utc>,
 ) -> Option<(Vec<Document>, Shown)> {
     let covers = |service: &&Arc<Service>| window.scope.covers(&service.name, &service.category, &service.tags);
@@ -460,7 +457,7 @@ fn plan(
     }
     let names: Vec<ServiceName> = covered.iter().map(|service| service.name.clone()).collect();
     let still: HashSet<&ServiceName> = names.iter().collect();
-    let left = known_services.iter().filter(|name| !still.contains(name));
+    let left = known.iter().flat_map(|known| &known.services).filter(|name| !still.contains(name));
     let mut made: Vec<Document> = left.map(|name| documents::no_window(window.id, name)).collect();
     made.extend(covered.iter().map(|service| documents::window(window, when, service)));
     Some((made, Shown { print, services: names }))
