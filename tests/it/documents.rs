@@ -379,7 +379,8 @@ fn tidied(examples: Map<String, Value>, stub: &str, folder: &str) -> Value {
     text = text.replace(folder, "/data").replace("test-1", "host-1a2b3c4d");
     let id = regex::Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}").unwrap();
     let mut known: Vec<String> = Vec::new();
-    for found in id.find_iter(&text.clone()).map(|found| found.as_str().to_owned()) {
+    let all: Vec<String> = id.find_iter(&text).map(|found| found.as_str().to_owned()).collect();
+    for found in all {
         if !known.contains(&found) {
             text = text.replace(
                 &found,
