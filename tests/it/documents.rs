@@ -279,10 +279,8 @@ async fn every_operation_answers_as_it_is_described() {
                 let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
                 let asked = app.get(&format!("{path}?{name}={default}")).await;
                 assert_eq!(asked.status, 200, "{path}?{name}={default}");
-                assert!(
-                    asked.json == answer.json || id.contains("Report"),
-                    "{path}: {name} is not {default} by default"
-                );
+                let counts = |answer: &Answer| (answer.json["total"].clone(), answer.json["data_points"].clone());
+                assert_eq!(counts(&asked), counts(&answer), "{path}: {name} is not {default} by default");
             }
         }
     }
@@ -494,7 +492,8 @@ async fn every_operation_stands_whatever_its_description_allows_and_forbids() {
     let said = String::from_utf8_lossy(&asked.stdout);
     let said: String = said.lines().map(|line| line.chars().take(400).collect::<String>() + "\n").collect();
     assert!(asked.status.success(), "{said}");
-    let tested = document_size(&binary).await - 1;
+    // Nor does it ask for the document, which it has read already.
+    let tested = document_size(&binary).await - 2;
     assert!(said.contains(&format!("Tested: {tested}")), "{said}");
     // It has not wrecked itself.
     binary.post("/monitoring/start").await;
