@@ -22,7 +22,7 @@ use super::document::Tagged;
 use super::endpoints::unreadable;
 use super::error::{ApiError, Invalid};
 use super::health::named;
-use super::input::{Asked, is_nothing, object, unknown_field};
+use super::input::{Asked, is_nothing, object, unknown_field, whole};
 use super::lists;
 use crate::domain::alert::{Acknowledgement, Alert, AlertRecord, AlertType, Component, Severity, Told};
 use crate::domain::maintenance::spec::instant;
@@ -94,7 +94,7 @@ pub(super) async fn active(
     asked: Asked,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let skip = asked.number("skip", 0, usize::MAX >> 1)?.unwrap_or(0);
+    let skip = asked.skip()?.unwrap_or(0);
     let limit = asked.number("limit", 1, 1000)?.unwrap_or(usize::MAX);
     let filter = filter(&app, &asked)?;
     let alerts = app.engine.live.alerts();
@@ -112,7 +112,7 @@ pub(super) async fn history(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let limit = clamped(&asked)?;
-    let skip = asked.number("skip", 0, usize::MAX >> 1)?.unwrap_or(0);
+    let skip = asked.skip()?.unwrap_or(0);
     let page = app.engine.records.alerts(filter(&app, &asked)?, skip, limit).await.map_err(unreadable)?;
     let mut alerts = shown(&app, &page.alerts).await?;
     alerts.reverse();
@@ -138,7 +138,7 @@ pub(super) async fn newest(
 /// `limit`: any whole number, brought into range.
 fn clamped(asked: &Asked) -> Result<usize, ApiError> {
     let Some(text) = asked.text("limit") else { return Ok(HISTORY) };
-    let number: Option<i128> = text.parse().ok();
+    let number = whole(text);
     let wrong = || Invalid {
         place: "query",
         field: "limit".to_owned(),

@@ -129,6 +129,15 @@ fn refuse(field: &str, rule: String, kind: &'static str, given: &str) -> ApiErro
     ApiError::from(Invalid { place: "query", field: field.to_owned(), rule, kind, input })
 }
 
+/// The last place in a list that anything could have: what the records can count to.
+const LAST: i128 = i64::MAX as i128;
+
+/// A whole number; one with more digits than can be counted is the largest there is.
+pub(super) fn whole(text: &str) -> Option<i128> {
+    let endless = text.len() > 38 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if endless { Some(i128::MAX) } else { text.parse().ok() }
+}
+
 impl Asked {
     /// The value of a parameter; an empty one is none.
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -172,10 +181,14 @@ impl Asked {
         }
     }
 
+    /// How many items are to be left out; beyond the end of every list there is nothing, however far.
+    pub fn skip(&self) -> Result<Option<usize>, ApiError> {
+        self.number("skip", 0, usize::MAX)
+    }
+
     pub fn number(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let number: Option<i128> = text.parse().ok();
-        match number {
+        match whole(text).map(|number| if most == usize::MAX { number.min(LAST) } else { number }) {
             None => Err(refuse(name, "must be a whole number".to_owned(), "int_parsing", text)),
             Some(number) if number < least as i128 => {
                 Err(refuse(name, format!("must be at least {least}"), "greater_than_equal", text))
@@ -189,7 +202,7 @@ impl Asked {
 
     /// `skip` and `limit` of CONTRACT.md section 1.
     pub fn page(&self) -> Result<(usize, usize), ApiError> {
-        let skip = self.number("skip", 0, usize::MAX >> 1)?.unwrap_or(0);
+        let skip = self.skip()?.unwrap_or(0);
         Ok((skip, self.number("limit", 1, 1000)?.unwrap_or(100)))
     }
 

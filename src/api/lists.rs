@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::ApiState;
 use super::error::{ApiError, Invalid};
+use super::input::whole;
 
 /// From this many services on a list may be shared although something has changed: our choice.
 const LARGE_FLEET: usize = 500;
@@ -79,8 +80,8 @@ impl FromRequestParts<ApiState> for Page {
                     input: Some(crate::domain::observation::clean(&text).into()),
                 })
             };
-            let number: i64 = text.parse().map_err(|_| refuse("int_parsing", "must be a whole number".to_owned()))?;
-            *slot = match usize::try_from(number) {
+            let number = whole(&text).ok_or_else(|| refuse("int_parsing", "must be a whole number".to_owned()))?;
+            *slot = match usize::try_from(number.min(i128::from(u64::MAX))) {
                 Ok(number) if number < least => {
                     return Err(refuse("greater_than_equal", format!("must be at least {least}")));
                 }

@@ -39,14 +39,6 @@ const NOTES_CHARS: usize = 2000;
     params(OutagesQuery, Range, Paging), responses((status = 200, body = OutagePage), Tagged))]
 pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: HeaderMap) -> Result<Response, ApiError> {
     let mut filter = filter(&asked)?;
-    filter.service = match asked.text("endpoint_id") {
-        None => None,
-        Some(text) => match ServiceName::new(text) {
-            Ok(name) => Some(name),
-            // No service has such a name, and no outage either.
-            Err(_) => return lists::by_content(&headers, &json!({"items": [], "total": 0})),
-        },
-    };
     let words = "critical, major, minor, warning";
     filter.severity = asked.choice("severity", words, |text| {
         OutageSeverity::ALL.into_iter().find(|severity| severity.as_str().eq_ignore_ascii_case(text))
@@ -55,6 +47,12 @@ pub(super) async fn list(State(app): State<ApiState>, asked: Asked, headers: Hea
         filter.open = Some(true);
     }
     let (skip, limit) = asked.page()?;
+    filter.service = match asked.text("endpoint_id").map(ServiceName::new) {
+        None => None,
+        Some(Ok(name)) => Some(name),
+        // No service has such a name, and no outage either.
+        Some(Err(_)) => return lists::by_content(&headers, &json!({"items": [], "total": 0})),
+    };
     page(&app, &headers, filter, skip, limit).await
 }
 

@@ -77,7 +77,7 @@ impl Wanted {
             protocol: asked.choice("protocol", &protocols.join(", "), Protocol::named)?,
             active: asked.boolean("is_active")?,
             category: asked.text("category").map(str::to_ascii_lowercase),
-            skip: asked.number("skip", 0, usize::MAX >> 1)?,
+            skip: asked.skip()?,
             limit: asked.number("limit", 1, MOST)?,
         })
     }

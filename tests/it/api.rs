@@ -138,6 +138,10 @@ async fn what_is_wrong_with_a_request_is_named() {
     // Unknown parameters are ignored, trailing slashes and other cases of a name answered.
     assert_eq!(app.get("/health/services/?colour=red").await.status, StatusCode::OK);
     assert_eq!(app.get("/health/service/WEB-UI/").await.json["service"]["name"], "web-ui");
+    let far = "9".repeat(60);
+    for path in ["/health/services", "/services", "/outages", "/maintenance", "/alerts/active", "/alerts/history"] {
+        assert_eq!(app.get(&format!("{path}?skip={far}")).await.status, StatusCode::OK, "{path}");
+    }
     // A parameter without a value asks for nothing, and a body of null says nothing.
     for path in ["/health/services?skip=&limit=&view=", "/services?limit=&view=&is_active=", "/metrics?format="] {
         assert_eq!(app.get(path).await.status, StatusCode::OK, "{path}");

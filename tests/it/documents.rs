@@ -279,10 +279,8 @@ async fn every_operation_answers_as_it_is_described() {
                 let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
                 let asked = app.get(&format!("{path}?{name}={default}")).await;
                 assert_eq!(asked.status, 200, "{path}?{name}={default}");
-                assert!(
-                    asked.json == answer.json || id.contains("Report"),
-                    "{path}: {name} is not {default} by default"
-                );
+                let counts = |answer: &Answer| (answer.json["total"].clone(), answer.json["data_points"].clone());
+                assert_eq!(counts(&asked), counts(&answer), "{path}: {name} is not {default} by default");
             }
         }
     }
@@ -379,7 +377,8 @@ fn tidied(examples: Map<String, Value>, stub: &str, folder: &str) -> Value {
     text = text.replace(folder, "/data").replace("test-1", "host-1a2b3c4d");
     let id = regex::Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}").unwrap();
     let mut known: Vec<String> = Vec::new();
-    for found in id.find_iter(&text.clone()).map(|found| found.as_str().to_owned()) {
+    let all: Vec<String> = id.find_iter(&text).map(|found| found.as_str().to_owned()).collect();
+    for found in all {
         if !known.contains(&found) {
             text = text.replace(
                 &found,
@@ -461,7 +460,7 @@ async fn both_pages_show_every_operation_in_a_browser_and_load_nothing_from_else
                 "{path} does not show {method} {described}"
             );
         }
-        assert!(page.contains("x-service-key") || page.contains("Authorize"), "{path} tells of no key");
+        assert!(page.contains("Authoriz"), "{path} tells of no key");
     }
 }
 
@@ -493,7 +492,8 @@ async fn every_operation_stands_whatever_its_description_allows_and_forbids() {
     let said = String::from_utf8_lossy(&asked.stdout);
     let said: String = said.lines().map(|line| line.chars().take(400).collect::<String>() + "\n").collect();
     assert!(asked.status.success(), "{said}");
-    let tested = document_size(&binary).await - 1;
+    // Nor does it ask for the document, which it has read already.
+    let tested = document_size(&binary).await - 2;
     assert!(said.contains(&format!("Tested: {tested}")), "{said}");
     // It has not wrecked itself.
     binary.post("/monitoring/start").await;
