@@ -27,14 +27,10 @@ use tokio_util::sync::CancellationToken;
 #[path = "support/whole.rs"]
 mod whole;
 
-use whole::{KEY, at, requests, resident_mib, setting, start, stub};
+use whole::{KEY, at, requests, resident_mib, run, setting, start, target};
 
 fn main() {
-    // `cargo test --benches` starts benchmarks with this flag only to see that they start.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(measure());
+    run(measure());
 }
 
 /// Takes every message, and notes what each alert was told of, in order.
@@ -134,13 +130,14 @@ async fn measure() {
     let (services, seconds) = (setting("ALERTS_SERVICES", 10_000), setting("ALERTS_SECONDS", 60));
     let half = Duration::from_secs(seconds as u64) / 2;
     let folder = tempfile::tempdir().expect("a folder");
-    let (target, (hook, told)) = (stub().await, receiver().await);
+    let (target, (hook, told)) = (target(), receiver().await);
+    let on = target.port;
     let mut file = String::new();
     for n in 0..services {
         let _ = writeln!(
             file,
-            "[[service]]\nname = \"f{n}\"\nurl = \"http://127.0.0.1:{target}/{n}\"\ncheck_interval_ms = 15000\n\
-             [[service]]\nname = \"x{n}\"\nurl = \"http://127.0.0.1:{target}/x{n}\"\ncheck_interval_ms = 604800000"
+            "[[service]]\nname = \"f{n}\"\nurl = \"http://127.0.0.1:{on}/{n}\"\ncheck_interval_ms = 15000\n\
+             [[service]]\nname = \"x{n}\"\nurl = \"http://127.0.0.1:{on}/x{n}\"\ncheck_interval_ms = 604800000"
         );
     }
     let more = [

@@ -25,17 +25,13 @@ use tokio::net::TcpListener;
 #[expect(dead_code, reason = "what other benchmarks use")]
 mod whole;
 
-use whole::{resident_mib, setting, start, stub};
+use whole::{resident_mib, run, setting, start, target};
 
 /// Requests under way at once, as the export has them.
 const IN_FLIGHT: usize = 4;
 
 fn main() {
-    // `cargo test --benches` starts benchmarks with this flag only to see that they start.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(measure());
+    run(measure());
 }
 
 /// Takes every document, once it is open.
@@ -112,12 +108,13 @@ async fn measure() {
     let services = setting("EXPORT_SERVICES", 20_000);
     let (away, batch) = (setting("EXPORT_SECONDS", 90), setting("EXPORT_BATCH", 100));
     let folder = tempfile::tempdir().expect("a folder");
-    let (target, (port, server)) = (stub().await, server().await);
+    let (target, (port, server)) = (target(), server().await);
+    let on = target.port;
     let mut file = String::new();
     for n in 0..services {
         let _ = writeln!(
             file,
-            "[[service]]\nname = \"service-{n}\"\nurl = \"http://127.0.0.1:{target}/{n}\"\ncheck_interval_ms = 15000"
+            "[[service]]\nname = \"service-{n}\"\nurl = \"http://127.0.0.1:{on}/{n}\"\ncheck_interval_ms = 15000"
         );
     }
     let more = [

@@ -22,17 +22,13 @@ use tokio_util::sync::CancellationToken;
 #[expect(dead_code, reason = "what other benchmarks use")]
 mod whole;
 
-use whole::{KEY, at, resident_mib, setting, start, stub};
+use whole::{KEY, at, resident_mib, run, setting, start, target};
 
 /// Pieces the ready string is written in: as large as the parts of a scrape.
 const PIECE: usize = 128 * 1024;
 
 fn main() {
-    // `cargo test --benches` starts benchmarks with this flag only to see that they start.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(measure());
+    run(measure());
 }
 
 /// Answers every request with `bytes` bytes from one ready string.
@@ -102,12 +98,13 @@ fn forget_peak() {
 async fn measure() {
     let (services, scrapes) = (setting("METRICS_SERVICES", 20_000), setting("METRICS_SCRAPES", 10));
     let folder = tempfile::tempdir().expect("a folder");
-    let target = stub().await;
+    let target = target();
+    let on = target.port;
     let mut file = String::new();
     for n in 0..services {
         let _ = writeln!(
             file,
-            "[[service]]\nname = \"service-{n}\"\nurl = \"http://127.0.0.1:{target}/{n}\"\ncheck_interval_ms = 15000"
+            "[[service]]\nname = \"service-{n}\"\nurl = \"http://127.0.0.1:{on}/{n}\"\ncheck_interval_ms = 15000"
         );
     }
     let App { engine, gate, .. } = start(&folder, &file, &[]).await;

@@ -28,26 +28,23 @@ use tokio_util::sync::CancellationToken;
 #[path = "support/whole.rs"]
 mod whole;
 
-use whole::{at, requests, resident_mib, setting, start, stub};
+use whole::{at, requests, resident_mib, run, setting, start, target};
 
 fn main() {
-    // `cargo test --benches` starts benchmarks with this flag only to see that they start.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(measure());
+    run(measure());
 }
 
 async fn measure() {
     let (services, clients, hours) =
         (setting("REGISTRY_SERVICES", 10_000), setting("REGISTRY_CLIENTS", 32), setting("REGISTRY_HOURS", 6));
     let folder = tempfile::tempdir().expect("a folder");
-    let target = stub().await;
+    let target = target();
+    let on = target.port;
     let mut file = String::new();
     for n in 0..services {
         let _ = writeln!(
             file,
-            "[[service]]\nname = \"f{n}\"\nurl = \"http://127.0.0.1:{target}/{n}\"\ncheck_interval_ms = 15000"
+            "[[service]]\nname = \"f{n}\"\nurl = \"http://127.0.0.1:{on}/{n}\"\ncheck_interval_ms = 15000"
         );
     }
     let database = folder.path().join("records.db");
@@ -67,7 +64,7 @@ async fn measure() {
     let live = format!("{base}/livez");
     let (bare, _) =
         requests(&client, clients, services, move |_| (Method::GET, live.clone(), None), StatusCode::OK).await;
-    let (registering, times) = register(&client, &base, clients, services, target).await;
+    let (registering, times) = register(&client, &base, clients, services, on).await;
     let lateness = engine.counters.lateness();
     println!(
         "registering {services}: {:.2} s ({:.1} times as many /livez), each p50 {:.1} p99 {:.1} ms; lateness p99 {:.1} p99.9 {:.1} ms",
@@ -101,16 +98,16 @@ async fn measure() {
     remove(&client, &base, clients, services).await;
     println!("{:.0} MiB resident, {} on the schedule", resident_mib(), engine.scheduled());
     for round in 2..=setting("REGISTRY_ROUNDS", 3) {
-        register(&client, &base, clients, services, target).await;
+        register(&client, &base, clients, services, on).await;
         remove(&client, &base, clients, services).await;
         println!("round {round}: {:.0} MiB resident, {} on the schedule", resident_mib(), engine.scheduled());
     }
 }
 
-async fn register(client: &Client, base: &str, clients: usize, services: usize, target: u16) -> (Duration, Vec<f64>) {
+async fn register(client: &Client, base: &str, clients: usize, services: usize, on: u16) -> (Duration, Vec<f64>) {
     let url = format!("{base}/services");
     let make = move |n: usize| {
-        let body = format!("{{\"id\":\"r{n}\",\"url\":\"http://127.0.0.1:{target}/r{n}\",\"check_interval\":60}}");
+        let body = format!("{{\"id\":\"r{n}\",\"url\":\"http://127.0.0.1:{on}/r{n}\",\"check_interval\":60}}");
         (Method::POST, url.clone(), Some(body))
     };
     requests(client, clients, services, make, StatusCode::CREATED).await

@@ -1,6 +1,8 @@
 //! What benchmarks of the whole service share: a target, requests with their times, and what a process holds.
 
 use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -39,24 +41,59 @@ pub async fn start(folder: &TempDir, services: &str, more: &[(&str, String)]) ->
     built.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Set in a process that is nothing but a target.
+const TARGET: &str = "BENCH_TARGET";
+
+/// A target in a process of its own: kept connections would else take two descriptors of this one each.
+pub struct Target {
+    pub port: u16,
+    process: Child,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+pub fn target() -> Target {
+    let itself = std::env::current_exe().expect("the path of this benchmark");
+    let mut process =
+        Command::new(itself).env(TARGET, "1").stdout(Stdio::piped()).spawn().expect("a process for the target");
+    let mut line = String::new();
+    let said = process.stdout.take().expect("its output");
+    std::io::BufReader::new(said).read_line(&mut line).expect("its port");
+    Target { port: line.trim().parse().expect("a port"), process }
+}
+
+/// Runs `measure`, unless this process is to be a target, or is only to be seen starting.
+pub fn run(measure: impl Future<Output = ()>) {
+    // `cargo test --benches` starts benchmarks with this flag only to see that they start.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    if std::env::var_os(TARGET).is_some() {
+        return runtime.block_on(answer());
+    }
+    runtime.block_on(measure);
+}
+
 /// Answers every request with 200, for ever.
-pub async fn stub() -> u16 {
+async fn answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut buffer = [0; 4096];
-                while matches!(stream.read(&mut buffer).await, Ok(1..)) {
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
-                    if stream.write_all(answer).await.is_err() {
-                        return;
-                    }
+    println!("{}", listener.local_addr().expect("an address").port());
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
+                if stream.write_all(answer).await.is_err() {
+                    return;
                 }
-            });
-        }
-    });
-    port
+            }
+        });
+    }
 }
 
 /// `count` requests over so many connections: the whole time, and each request's, sorted, in milliseconds.
