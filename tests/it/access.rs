@@ -23,6 +23,8 @@ fn class(method: &str, path: &str) -> Class {
         _ if method != "GET" => Class::Write,
         "/livez" | "/readyz" | "/health/live" => Class::Open,
         "/" | "/openapi.json" => Class::Public,
+        // CONTRACT.md section 20.
+        "/api/v1/sd" => Class::Read,
         _ if ["/health", "/status", "/api", "/docs", "/redoc"].into_iter().any(beneath) => Class::Public,
         _ => Class::Read,
     }

@@ -170,6 +170,7 @@ fn writes(window: &str, outage: &str, alerts: [&str; 3]) -> Vec<(&'static str, A
         ("removeWindow", ask(&format!("/maintenance/{window}"), Value::Null, 204)),
         ("testReceiver", ask("/notifications/test/log", Value::Null, 200)),
         ("replayDeadLetters", ask("/notifications/dead-letters/replay", json!({"ids": []}), 200)),
+        ("replayRefusedDocuments", ask("/exports/dead-letters/replay", json!({"ids": []}), 200)),
         ("changeConfig", ask("/config", json!({"service_check_interval": 45, "critical_cpu_threshold": 85}), 200)),
         ("reloadConfig", ask("/config/reload", Value::Null, 200)),
         ("stopMonitoring", ask("/monitoring/stop", Value::Null, 200)),
@@ -230,6 +231,7 @@ async fn every_operation_answers_as_it_is_described() {
     let alerts: Vec<&str> = alerts.iter().map(|alert| alert["id"].as_str().unwrap()).collect();
     assert!(alerts.len() >= 3, "{alerts:?}");
 
+    let target = Stub::start(Script::ok()).await;
     for (_, path, operation) in operations.iter().filter(|(method, ..)| method == "GET") {
         let id = operation["operationId"].as_str().unwrap();
         // Never ends: tests/it/events.rs reads it.
@@ -245,6 +247,10 @@ async fn every_operation_answers_as_it_is_described() {
             _ => "billing",
         };
         let path = ["{id}", "{name}", "{file}"].iter().fold(path.clone(), |path, place| path.replace(place, thing));
+        let (path, more) = match id {
+            "probeTarget" => (format!("{path}?target={}", target.url()), '&'),
+            _ => (path, '?'),
+        };
         let answer = app.get(&path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         seen.note(id, &Value::Null, &answer);
@@ -264,7 +270,7 @@ async fn every_operation_answers_as_it_is_described() {
             }
             let kind = &parameter["schema"]["type"];
             let wrong = if kind == "integer" || kind == "boolean" || parameter["schema"].get("enum").is_some() {
-                format!("{path}?{name}=wrong")
+                format!("{path}{more}{name}=wrong")
             } else {
                 continue;
             };
@@ -277,7 +283,7 @@ async fn every_operation_answers_as_it_is_described() {
             seen.note(id, &Value::Null, &refused);
             if let Some(default) = parameter["schema"].get("default") {
                 let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
-                let asked = app.get(&format!("{path}?{name}={default}")).await;
+                let asked = app.get(&format!("{path}{more}{name}={default}")).await;
                 assert_eq!(asked.status, 200, "{path}?{name}={default}");
                 let counts = |answer: &Answer| (answer.json["total"].clone(), answer.json["data_points"].clone());
                 assert_eq!(counts(&asked), counts(&answer), "{path}: {name} is not {default} by default");

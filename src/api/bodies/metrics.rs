@@ -271,7 +271,26 @@ pub(in crate::api) struct ProbeQuery {
     /// Address of the target, as a service has it
     #[param(example = "http://127.0.0.1:3102/health")]
     target: String,
-    /// How it is asked, in the words of blackbox_exporter
-    #[param(default = "http_2xx")]
-    module: Option<String>,
+    /// How it is asked, in the words of blackbox_exporter; `http_2xx` without it
+    #[param(inline)]
+    module: Option<ProbeModule>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+enum ProbeModule {
+    #[schema(rename = "http_2xx")]
+    Http,
+    #[schema(rename = "http_post_2xx")]
+    HttpPost,
+    TcpConnect,
+    Tls,
+    Icmp,
+    Dns,
+    Grpc,
+    GrpcPlain,
+    Udp,
+    Redis,
+    Postgres,
+    Amqp,
 }
