@@ -52,6 +52,7 @@ pub struct State {
     pub most_bytes: Option<usize>,
     /// The only `authorization` that is accepted.
     pub login: Option<String>,
+    pub last_login: Option<String>,
     /// What `GET /` answers.
     pub about: Value,
 }
@@ -139,6 +140,7 @@ async fn answer(
     let mode = {
         let mut state = state.lock().unwrap();
         state.log.push(format!("{} {path}", head.method));
+        state.last_login.clone_from(&login);
         if state.login.is_some() && login != state.login {
             let refusal = json!({"error": {"type": "security_exception"}, "status": 401});
             return Ok(reply(401, &refusal));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
 use crate::elastic::{Elastic, Mode};
-use crate::support::{KEY, LIMIT, TestApp, eventually, load, variables};
+use crate::support::{Binary, KEY, LIMIT, Script, Stub, TestApp, eventually, load, variables};
 
 const SERVICES: &str = r#"
 [[service]]
@@ -564,4 +564,45 @@ fn wrong_settings_are_refused_with_their_names() {
     check(&[("ELASTICSEARCH_SYNC_INTERVAL", "0")], "elasticsearch_sync_interval", "");
     check(&[("ELASTICSEARCH_SYNC_BATCH_SIZE", "0")], "elasticsearch_sync_batch_size", "");
     check(&[("ENABLE_METRICS_PERSISTENCE", "false")], "elasticsearch_enabled", "ENABLE_METRICS_PERSISTENCE");
+}
+
+#[tokio::test]
+async fn a_process_killed_in_the_middle_of_a_round_leaves_nothing_out() {
+    let elastic = Elastic::start().await;
+    let targets = [Stub::start(Script::ok()).await, Stub::start(Script::Reply(500, String::new())).await];
+    let services: String = (0..6)
+        .map(|n| {
+            let url = targets[n % 2].url();
+            format!("[[service]]\nname = \"s{n}\"\nurl = \"{url}\"\ncheck_interval_ms = 100\n")
+        })
+        .collect();
+    let url = elastic.url();
+    let more = settings(&url, &[("ELASTICSEARCH_SYNC_INTERVAL", "0.2"), ("ELASTICSEARCH_SYNC_BATCH_SIZE", "7")]);
+    let mut binary = Binary::start(&services, &more).await;
+    let mut expected = BTreeSet::new();
+    for round in 0..3 {
+        let taken = elastic.documents("isp-service-status-").len();
+        let more_taken = async || (elastic.documents("isp-service-status-").len() > taken + 40).then_some(());
+        eventually("documents", more_taken).await;
+        // Killed while some requests are taken and not answered, others not even taken.
+        elastic.set(|state| state.mode = if round == 1 { Mode::Hang } else { Mode::HalfTold });
+        let asked = elastic.read(|state| state.log.len());
+        eventually("a request", async || elastic.read(|state| state.log.len() > asked).then_some(())).await;
+        let folder = binary.kill().await;
+        elastic.set(|state| state.mode = Mode::Normal);
+        binary = Binary::start_in(folder, &more).await;
+        for n in 0..6 {
+            let history = binary.get(&format!("/services/s{n}/history?limit=1000")).await;
+            expected.extend(ids(history["items"].as_array().unwrap()));
+        }
+    }
+    let outages = binary.wait_until("/outages", |body| body["total"].as_u64() >= Some(3)).await;
+    let outages = ids(outages["items"].as_array().unwrap());
+    let (code, _) = binary.terminate().await;
+    assert_eq!(code, Some(0));
+    let there: BTreeSet<String> = elastic.documents("isp-service-status-").into_keys().collect();
+    let missing: Vec<&String> = expected.difference(&there).collect();
+    assert!(missing.is_empty(), "{} of {} are missing", missing.len(), expected.len());
+    let there: BTreeSet<String> = elastic.documents("isp-service-outage-").into_keys().collect();
+    assert!(outages.is_subset(&there), "{outages:?} {there:?}");
 }

@@ -1,5 +1,5 @@
 //! Secrets are planted in every place that takes one, everything is made to happen and to fail, and then they are looked
-//! for in everything that came out: the log at its most talkative, answers, events, messages, Redis.
+//! for in everything that came out: the log at its most talkative, answers, events, messages, Redis, documents.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use crate::elastic::Elastic;
 use crate::support::{Binary, KEY, Recorder, RedisServer, Script, Stub, eventually};
 
 /// One secret a place, so that a find names it.
@@ -14,15 +15,16 @@ fn canary(place: &str) -> String {
     format!("Zq7{place}xV9+/kW")
 }
 
-const PLACES: [&str; 15] = [
+const PLACES: [&str; 16] = [
     "intkey", "rdonly", "redisp", "hookur", "hookhd", "hooksg", "smtppw", "slacku", "discor", "pagerk", "svchdr",
-    "svcurl", "actiou", "actioh", "heartb",
+    "svcurl", "actiou", "actioh", "heartb", "elastp",
 ];
 
 #[tokio::test]
 async fn no_secret_comes_out_anywhere() {
     let (target, remedy) = (Stub::start(Script::ok()).await, Stub::start(Script::ok()).await);
     let (recorder, redis) = (Recorder::start().await, RedisServer::start().await);
+    let elastic = Elastic::start().await;
     let acl = format!(">{}", canary("redisp"));
     redis.ask(&["ACL", "SETUSER", "monitor", "on", &acl, "~*", "&*", "+@all"]).await.unwrap();
     let encoded = |place: &str| {
@@ -61,6 +63,11 @@ async fn no_secret_comes_out_anywhere() {
         ("PAGERDUTY_ROUTING_KEY", canary("pagerk")),
         ("HEARTBEAT_URL", with_token(refusing, "heartb")),
         ("HEARTBEAT_INTERVAL_MS", "1000".to_owned()),
+        ("ELASTICSEARCH_ENABLED", "true".to_owned()),
+        ("ELASTICSEARCH_HOSTS", elastic.url()),
+        ("ELASTICSEARCH_USERNAME", "monitor".to_owned()),
+        ("ELASTICSEARCH_PASSWORD", canary("elastp")),
+        ("ELASTICSEARCH_SYNC_INTERVAL", "1".to_owned()),
     ];
     let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let binary = Binary::start_in(folder, &more).await;
@@ -99,6 +106,9 @@ async fn no_secret_comes_out_anywhere() {
         "/metrics/prometheus",
         "/metrics/history",
         "/maintenance",
+        "/exports/dead-letters",
+        "/api/v1/sd",
+        "/openapi.json",
     ] {
         let (status, text) = binary.ask("GET", path, "").await;
         assert_eq!(status, 200, "{path}: {text}");
@@ -124,6 +134,15 @@ async fn no_secret_comes_out_anywhere() {
     })
     .await;
     out.push(("streams", streams));
+    let documents = eventually("documents of an outage", async || {
+        let outages = elastic.documents("isp-service-outage-");
+        (!outages.is_empty()).then(|| format!("{outages:?} {:?}", elastic.documents("isp-service-status-")))
+    })
+    .await;
+    out.push(("documents", documents));
+    // It was known there all the same.
+    let login = format!("Basic {}", STANDARD.encode(format!("monitor:{}", canary("elastp"))));
+    assert_eq!(elastic.read(|state| state.last_login.clone()), Some(login));
     let mut held = String::new();
     for key in redis.ask(&["KEYS", "*"]).await.unwrap().lines() {
         for read in [["HGETALL", key], ["SMEMBERS", key]] {
