@@ -15,7 +15,7 @@ use as_infrastructure_service::app::App;
 use futures_util::StreamExt;
 use reqwest::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 #[path = "support/whole.rs"]
@@ -36,26 +36,31 @@ async fn ready_bytes(bytes: usize) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
-        let piece = vec![b'x'; PIECE];
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 4096];
-            while matches!(stream.read(&mut buffer).await, Ok(1..)) {
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
-                if stream.write_all(head.as_bytes()).await.is_err() {
-                    break;
-                }
-                let mut left = bytes;
-                while left > 0 {
-                    let now = left.min(PIECE);
-                    if stream.write_all(&piece[..now]).await.is_err() {
-                        break;
-                    }
-                    left -= now;
-                }
-            }
+        while let Ok((stream, _)) = listener.accept().await {
+            // Each by itself: a client may open another before it has given the first one back.
+            tokio::spawn(write_ready(stream, bytes));
         }
     });
     port
+}
+
+async fn write_ready(mut stream: TcpStream, bytes: usize) {
+    let piece = vec![b'x'; PIECE];
+    let mut buffer = [0; 4096];
+    while matches!(stream.read(&mut buffer).await, Ok(1..)) {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            return;
+        }
+        let mut left = bytes;
+        while left > 0 {
+            let now = left.min(PIECE);
+            if stream.write_all(&piece[..now]).await.is_err() {
+                return;
+            }
+            left -= now;
+        }
+    }
 }
 
 /// One whole answer, thrown away as it comes: how long it took, how many bytes, how its last ones read.

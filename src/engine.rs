@@ -463,7 +463,7 @@ impl Engine {
             },
         });
         if context.is_some() {
-            self.exporter.note_check();
+            self.exporter.note_check(watched.hash, check.at_ms);
         }
         self.commit.routine(watched.hash, check, context.as_ref());
     }
@@ -662,6 +662,7 @@ impl Engine {
 
     /// Shows what is committed: to readers, to the shared copy, to receivers.
     pub(crate) fn publish(&self, transition: Transition) {
+        self.exporter.owe(&transition.exports);
         for outage in &transition.outages {
             self.live.note_incident(outage);
         }
@@ -684,7 +685,6 @@ impl Engine {
         if transition.beat {
             self.outbox.beat();
         }
-        self.exporter.owe(&transition.exports);
         let (settled, changed) = self.outbox.withdraw(&transition.withdrawn);
         self.outbox.owe(transition.owed, self.clock.now(), self.config().notify.group_wait);
         if !changed.is_empty() {

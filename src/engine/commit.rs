@@ -44,7 +44,7 @@ const FIRST_TRY: Duration = Duration::from_millis(250);
 /// What a stop waits for the last commit: our choice, longer than a busy store takes.
 const LAST_TRY: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_millis(200);
-/// Checks kept for a store that is away: our choice, some 50 MB.
+/// Checks kept for a store that is away: our choice, some 50 MB, and twice that where checks are exported.
 pub const UNWRITTEN_CHECKS: usize = 2_000_000;
 
 /// What becomes visible once it is committed.
@@ -262,6 +262,7 @@ impl Committer {
         let kept: usize = unwritten.map(|batch| batch.count).sum();
         if kept + batch.count > UNWRITTEN_CHECKS {
             engine.counters.commit_dropped.fetch_add(batch.count as u64, Ordering::Relaxed);
+            engine.exporter.lose(batch.from_ms, batch.to_ms);
         } else {
             self.pending.checks.push(batch);
         }

@@ -10,9 +10,9 @@
 mod lanes;
 mod sent;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -26,10 +26,11 @@ use self::sent::Sent;
 use super::commit::Transition;
 use super::{Engine, held};
 use crate::domain::check::{Check, check_id};
+use crate::domain::outage::Outage;
 use crate::domain::time::{from_ms, span};
 use crate::export::documents::{Index, Maker};
 use crate::export::{Elasticsearch, ExportError};
-use crate::store::records::{Batch, Fact, FactKind, OutageFilter, Retention};
+use crate::store::records::{Batch, Fact, FactKind, Retention};
 use crate::store::{StoreError, Timings};
 
 /// First and longest pause after a round that failed: our choice.
@@ -132,6 +133,10 @@ pub struct Exporter {
     /// Number of the newest version of an outage.
     version: AtomicI64,
     owed: Mutex<BTreeMap<Uuid, Owed>>,
+    /// Outages whose change is being committed.
+    coming: Mutex<BTreeSet<Uuid>>,
+    /// What was there before the export was switched on is owed.
+    begun: AtomicBool,
     /// What the log holds up to this mark is settled.
     cursor: AtomicI64,
     /// Time of the oldest check that is not, unix ms.
@@ -139,13 +144,15 @@ pub struct Exporter {
     sent: Mutex<Sent>,
     latest: Mutex<Latest>,
     /// Ids of refused documents that are to be sent again.
-    again: Mutex<Vec<String>>,
+    again: Mutex<BTreeSet<String>>,
     wake: Notify,
     /// Checks in the log that are not settled.
     waiting: AtomicI64,
     /// Of bulk requests.
     pub timings: Timings,
     work: tokio::sync::Mutex<Work>,
+    /// The log is to be looked at: more may wait in it than may.
+    is_crowded: AtomicBool,
 }
 
 impl Exporter {
@@ -154,6 +161,8 @@ impl Exporter {
             target,
             version: AtomicI64::new(0),
             owed: Mutex::default(),
+            coming: Mutex::default(),
+            begun: AtomicBool::new(false),
             cursor: AtomicI64::new(0),
             oldest_ms: AtomicI64::new(0),
             sent: Mutex::default(),
@@ -163,6 +172,7 @@ impl Exporter {
             waiting: AtomicI64::new(0),
             timings: Timings::default(),
             work: tokio::sync::Mutex::default(),
+            is_crowded: AtomicBool::new(false),
         }
     }
 
@@ -171,8 +181,14 @@ impl Exporter {
     }
 
     /// A check is on its way into the log.
-    pub(super) fn note_check(&self) {
+    pub(super) fn note_check(&self, service: u64, at_ms: i64) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
+        held(&self.sent).comes(service, at_ms);
+    }
+
+    /// Checks from `from_ms` to `to_ms` were given up before they came into the log.
+    pub(super) fn lose(&self, from_ms: i64, to_ms: i64) {
+        held(&self.sent).lose(from_ms, to_ms);
     }
 
     /// Checks and outages that are owed.
@@ -194,6 +210,7 @@ impl Exporter {
         let changed = transition.outages.iter().map(|outage| (outage.id, outage.started.timestamp_millis()));
         let told = transition.beside.deliveries.iter().filter_map(|delivery| Some((delivery.outage_id?, 0)));
         let changed: Vec<(Uuid, i64)> = changed.chain(told).collect();
+        held(&self.coming).extend(changed.iter().map(|(outage, _)| *outage));
         for (outage, started_ms) in changed {
             if transition.exports.iter().all(|known| known.outage != outage) {
                 transition.exports.push(OwedOutage { outage, started_ms, version: self.next_version(now) });
@@ -201,12 +218,10 @@ impl Exporter {
         }
     }
 
-    /// Notes that an outage was erased with its service.
-    pub(super) fn note_erased(&self, transition: &mut Transition, outage: &crate::domain::outage::Outage) {
-        if self.is_on() {
-            let (started_ms, version) = (outage.started.timestamp_millis(), self.next_version(outage.confirmed));
-            transition.exports.push(OwedOutage { outage: outage.id, started_ms, version });
-        }
+    /// What is owed of an outage that is erased with its service.
+    pub(super) fn erased(&self, outage: &Outage, now: DateTime<Utc>) -> Option<OwedOutage> {
+        let started_ms = outage.started.timestamp_millis();
+        self.is_on().then(|| OwedOutage { outage: outage.id, started_ms, version: self.next_version(now) })
     }
 
     /// What was committed is owed.
@@ -214,8 +229,9 @@ impl Exporter {
         if exports.is_empty() {
             return;
         }
-        let mut owed = held(&self.owed);
+        let (mut owed, mut coming) = (held(&self.owed), held(&self.coming));
         for export in exports {
+            coming.remove(&export.outage);
             let known = owed.entry(export.outage).or_default();
             known.started_ms = known.started_ms.max(export.started_ms);
             known.versions.push(export.version);
@@ -234,7 +250,10 @@ impl Exporter {
 
     /// Whether this outage, as it is now, is with the far side.
     pub fn has_sent_outage(&self, id: Uuid) -> bool {
-        self.is_on() && !held(&self.owed).contains_key(&id) && !held(&self.sent).is_refused(&id.to_string())
+        self.begun.load(Ordering::Relaxed)
+            && !held(&self.coming).contains(&id)
+            && !held(&self.owed).contains_key(&id)
+            && !held(&self.sent).is_refused(&id.to_string())
     }
 
     fn note_latest(&self, latest: Latest) {
@@ -258,24 +277,13 @@ impl Exporter {
 }
 
 impl Engine {
-    /// Takes up where the last run ended. Where the export is off, what it owed is forgotten: switched on again it
-    /// begins anew.
+    /// Takes up where the last run ended.
     ///
     /// # Errors
-    /// The records cannot be read or written.
+    /// The records cannot be read.
     pub(super) async fn restore_export(&self) -> Result<(), StoreError> {
         let exporter = &self.exporter;
-        let now = self.clock.now();
-        let cursor = self.records.fact(FactKind::Mark, CURSOR).await?;
         if !exporter.is_on() {
-            if cursor.is_some() {
-                let mut facts = vec![forgotten(FactKind::Mark, CURSOR)];
-                for kind in [FactKind::Owed, FactKind::Exported] {
-                    let known = self.records.facts(kind).await?;
-                    facts.extend(known.into_iter().map(|fact| Fact { value: None, ..fact }));
-                }
-                self.records.write(Batch { facts, ..Batch::default() }).await?;
-            }
             return Ok(());
         }
         for fact in self.records.facts(FactKind::Owed).await? {
@@ -295,51 +303,69 @@ impl Engine {
                 work.windows.insert(id, shown);
             }
         }
-        match cursor.as_deref().and_then(|text| serde_json::from_str::<Cursor>(text).ok()) {
-            Some(cursor) => {
-                exporter.cursor.store(cursor.mark, Ordering::Relaxed);
-                let left = self.records.log_overrun(cursor.mark, 0, i64::MIN).await?.checks;
-                exporter.waiting.store(i64::try_from(left).unwrap_or(i64::MAX), Ordering::Relaxed);
-                exporter.oldest_ms.store(cursor.mark / 1000, Ordering::Relaxed);
-                held(&exporter.sent).resume(cursor.mark, cursor.began_ms);
-                if let Some(gaps) = self.records.fact(FactKind::Mark, sent::GAPS).await? {
-                    held(&exporter.sent).recall_gaps(&gaps);
-                }
+        let cursor = self.records.fact(FactKind::Mark, CURSOR).await?;
+        if let Some(cursor) = cursor.as_deref().and_then(|text| serde_json::from_str::<Cursor>(text).ok()) {
+            exporter.begun.store(true, Ordering::Relaxed);
+            exporter.cursor.store(cursor.mark, Ordering::Relaxed);
+            self.commit.log_from(cursor.mark);
+            let left = self.records.log_overrun(cursor.mark, 0, i64::MIN).await?.checks;
+            exporter.waiting.store(i64::try_from(left).unwrap_or(i64::MAX), Ordering::Relaxed);
+            exporter.oldest_ms.store(cursor.mark / 1000, Ordering::Relaxed);
+            held(&exporter.sent).resume(cursor.mark, cursor.began_ms, self.clock.now().timestamp_millis());
+            if let Some(gaps) = self.records.fact(FactKind::Mark, sent::GAPS).await? {
+                held(&exporter.sent).recall_gaps(&gaps);
             }
-            // The first time: every outage there is, and what the log holds of checks.
-            None => self.owe_all_outages(now).await?,
         }
         Ok(())
     }
 
-    async fn owe_all_outages(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
-        let mut skip = 0;
+    /// The first time every outage there is is owed, and what the log holds of checks.
+    async fn begin_export(&self) -> Result<(), StoreError> {
+        if self.exporter.begun.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let mut after = String::new();
         loop {
-            let page = self.records.outages(OutageFilter::default(), skip, PAGE).await?;
-            let owed: Vec<OwedOutage> = page
-                .outages
-                .iter()
-                .map(|outage| OwedOutage {
-                    outage: outage.id,
-                    started_ms: outage.started.timestamp_millis(),
-                    version: self.exporter.next_version(now),
-                })
-                .collect();
+            let page = self.records.outage_starts(after, PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = last.to_string();
+            let owed = |(outage, started_ms): &(Uuid, i64)| {
+                let version = self.exporter.next_version(now);
+                OwedOutage { outage: *outage, started_ms: *started_ms, version }
+            };
+            let owed: Vec<OwedOutage> = page.iter().map(owed).collect();
             let facts = owed.iter().map(OwedOutage::fact).collect();
             self.records.write(Batch { facts, ..Batch::default() }).await?;
             self.exporter.owe(&owed);
-            skip += page.outages.len();
-            if page.outages.is_empty() {
-                break;
-            }
         }
         let begun = cursor_fact(Cursor { mark: 0, began_ms: 0 }, now);
-        self.records.write(Batch { facts: vec![begun], ..Batch::default() }).await
+        self.records.write(Batch { facts: vec![begun], ..Batch::default() }).await?;
+        self.exporter.begun.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Where the export is off, what it owed is forgotten: switched on again it begins anew.
+    async fn forget_export(&self) -> Result<(), StoreError> {
+        if self.records.fact(FactKind::Mark, CURSOR).await?.is_none() {
+            return Ok(());
+        }
+        let mut facts = vec![forgotten(FactKind::Mark, CURSOR), forgotten(FactKind::Mark, sent::GAPS)];
+        for kind in [FactKind::Owed, FactKind::Exported] {
+            let known = self.records.facts(kind).await?;
+            facts.extend(known.into_iter().map(|fact| Fact { value: None, ..fact }));
+        }
+        self.records.write(Batch { facts, ..Batch::default() }).await
     }
 
     /// Exports until `stop`.
     pub(super) async fn export(&self, stop: &CancellationToken) {
-        let Some(target) = &self.exporter.target else { return };
+        let Some(target) = &self.exporter.target else {
+            if let Err(error) = self.forget_export().await {
+                tracing::warn!(%error, "what was owed to Elasticsearch is not forgotten: {error}");
+            }
+            return;
+        };
         let mut pause = FIRST_PAUSE;
         loop {
             let round = tokio::select! {
@@ -418,10 +444,11 @@ impl Engine {
     /// # Errors
     /// The records cannot be read.
     pub async fn export_again(&self, ids: Option<&[String]>) -> Result<usize, StoreError> {
+        let wanted: Option<HashSet<&String>> = ids.map(|ids| ids.iter().collect());
         let known = self.records.facts(FactKind::Refused).await?.into_iter().map(|fact| fact.name);
-        let chosen: Vec<String> = known.filter(|id| ids.is_none_or(|ids| ids.contains(id))).collect();
+        let chosen: Vec<String> = known.filter(|id| wanted.as_ref().is_none_or(|ids| ids.contains(id))).collect();
         let count = chosen.len();
-        *held(&self.exporter.again) = chosen;
+        held(&self.exporter.again).extend(chosen);
         self.exporter.hurry();
         Ok(count)
     }
@@ -432,33 +459,43 @@ impl Engine {
         let Some(target) = &exporter.target else { return retention };
         let cursor = exporter.cursor.load(Ordering::Relaxed);
         let kept = Retention { log_through: cursor, ..retention };
-        // A round under way gets on by itself.
-        let Ok(mut work) = exporter.work.try_lock() else { return kept };
-        let since_ms = (retention.now - self.config().store.check_retention).timestamp_millis();
-        let overrun = self.records.log_overrun(cursor, target.config().backlog_bytes, since_ms).await;
-        match overrun {
-            Ok(overrun) if overrun.through > cursor => {
-                tracing::error!(
-                    checks = overrun.checks,
-                    "{} checks were given up before Elasticsearch took them: the backlog is full",
-                    overrun.checks
-                );
-                self.counters.export_dropped.fetch_add(overrun.checks, Ordering::Relaxed);
-                work.page = None;
-                exporter.waiting.fetch_sub(i64::try_from(overrun.checks).unwrap_or(0), Ordering::Relaxed);
-                held(&exporter.sent).lose(overrun.from_ms, overrun.to_ms);
-                if let Err(error) = self.settle_page(overrun.through, Vec::new()).await {
-                    tracing::warn!(%error, "how far the export has got is not noted");
-                    return kept;
+        match exporter.work.try_lock() {
+            Ok(mut work) => {
+                if self.give_up_backlog(target).await {
+                    work.page = None;
                 }
-                Retention { log_through: overrun.through, ..retention }
             }
-            Ok(_) => kept,
+            // A round is under way: it looks itself, between two pages.
+            Err(_) => exporter.is_crowded.store(true, Ordering::Relaxed),
+        }
+        Retention { log_through: exporter.cursor.load(Ordering::Relaxed), ..kept }
+    }
+
+    /// Gives up the oldest checks beyond what may wait; whether there were any. For whoever holds the work.
+    async fn give_up_backlog(&self, target: &Elasticsearch) -> bool {
+        let exporter = &self.exporter;
+        exporter.is_crowded.store(false, Ordering::Relaxed);
+        let cursor = exporter.cursor.load(Ordering::Relaxed);
+        let since_ms = (self.clock.now() - self.config().store.check_retention).timestamp_millis();
+        let overrun = match self.records.log_overrun(cursor, target.config().backlog_bytes, since_ms).await {
+            Ok(overrun) if overrun.through > cursor => overrun,
+            Ok(_) => return false,
             Err(error) => {
                 tracing::debug!(%error, "the backlog was not looked at");
-                kept
+                return false;
             }
+        };
+        // Said too early is not wrong: what is given up is not there.
+        held(&exporter.sent).lose(overrun.from_ms, overrun.to_ms);
+        if let Err(error) = self.settle_page(overrun.through, Vec::new()).await {
+            tracing::warn!(%error, "how far the export has got is not noted");
+            return false;
         }
+        let checks = overrun.checks;
+        tracing::error!(checks, "{checks} checks were given up before Elasticsearch took them: the backlog is full");
+        self.counters.export_dropped.fetch_add(checks, Ordering::Relaxed);
+        exporter.waiting.fetch_sub(i64::try_from(checks).unwrap_or(0), Ordering::Relaxed);
+        true
     }
 
     /// Age of the oldest record not sent; `None`: the export is off.

@@ -204,6 +204,11 @@ impl Engine {
     ) -> Result<(), String> {
         let mut batch = Batch { erased: erased.to_vec(), removed: erased.to_vec(), ..Batch::default() };
         left.iter().for_each(|version| version.write(&mut batch));
+        // What was exported of an open outage goes too, whatever happens after this.
+        let now = self.clock.now();
+        let open = |name: &ServiceName| self.live.find(name)?.lock().state.outage.clone();
+        let gone = erased.iter().filter_map(|name| self.exporter.erased(&open(name)?, now));
+        batch.facts.extend(gone.map(|owed| owed.fact()));
         for undo in undos {
             match definitions.registration(&undo.name) {
                 Some(known) => {

@@ -166,9 +166,8 @@ impl Engine {
             for watched in &gone {
                 let name = watched.service().name.clone();
                 if erased.contains(&name) {
-                    if let Some(outage) = &watched.lock().state.outage {
-                        self.exporter.note_erased(&mut transition, outage);
-                    }
+                    let open = watched.lock().state.outage.clone();
+                    transition.exports.extend(open.and_then(|outage| self.exporter.erased(&outage, now)));
                     transition.beside.erased.push(name.clone());
                     self.live.forget_incident(&name);
                 } else {

@@ -75,7 +75,7 @@ pub enum FactKind {
     Owed,
     /// What was exported of a maintenance window: by its id.
     Exported,
-    /// A document that was refused: by its index and id.
+    /// A document that was refused: by its id.
     Refused,
 }
 
@@ -411,6 +411,20 @@ impl Records {
             Self::Sqlite(records) => records.outage_sums(filter).await,
             Self::Postgres(records) => records.outage_sums(filter).await,
         }
+    }
+
+    /// Ids and starts (unix ms) of outages whose ids come after `after`, in the order of ids.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn outage_starts(&self, after: String, limit: usize) -> Result<Vec<(Uuid, i64)>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = match self {
+            Self::Sqlite(records) => records.outage_starts(after, limit).await?,
+            Self::Postgres(records) => records.outage_starts(after, limit).await?,
+        };
+        let readable = |(id, started_ms): (String, i64)| Some((Uuid::parse_str(&id).ok()?, started_ms));
+        Ok(rows.into_iter().filter_map(readable).collect())
     }
 
     /// One outage.

@@ -93,12 +93,9 @@ impl TracesConfig {
         given.settled(config)
     }
 
-    /// The endpoint as it may be told: nothing of it can be a secret.
+    /// The endpoint as it may be told: its path may hold a token.
     pub fn place(&self) -> String {
-        let mut shown = self.endpoint.clone();
-        shown.set_query(None);
-        shown.set_fragment(None);
-        shown.to_string()
+        self.endpoint.origin().ascii_serialization()
     }
 }
 

@@ -606,3 +606,38 @@ async fn a_process_killed_in_the_middle_of_a_round_leaves_nothing_out() {
     let there: BTreeSet<String> = elastic.documents("isp-service-outage-").into_keys().collect();
     assert!(outages.is_subset(&there), "{outages:?} {there:?}");
 }
+
+#[tokio::test]
+async fn a_stop_while_documents_are_under_way_leaves_nothing_out() {
+    let elastic = Elastic::start().await;
+    let targets = [Stub::start(Script::ok()).await, Stub::start(Script::ok()).await];
+    let services: String = targets
+        .iter()
+        .enumerate()
+        .map(|(n, target)| {
+            format!("[[service]]\nname = \"s{n}\"\nurl = \"{}\"\ncheck_interval_ms = 100\n", target.url())
+        })
+        .collect();
+    let url = elastic.url();
+    let more = settings(&url, &[("ELASTICSEARCH_SYNC_INTERVAL", "0.2")]);
+    let binary = Binary::start(&services, &more).await;
+    let taken = async || (elastic.documents("isp-service-status-").len() > 20).then_some(());
+    eventually("documents", taken).await;
+    elastic.set(|state| state.mode = Mode::Hang);
+    let asked = elastic.read(|state| state.log.len());
+    eventually("a request", async || elastic.read(|state| state.log.len() > asked).then_some(())).await;
+    let (code, folder) = binary.terminate().await;
+    assert_eq!(code, Some(0));
+    elastic.set(|state| state.mode = Mode::Normal);
+    let binary = Binary::start_in(folder, &more).await;
+    let mut expected = BTreeSet::new();
+    for n in 0..2 {
+        let history = binary.get(&format!("/services/s{n}/history?limit=1000")).await;
+        expected.extend(ids(history["items"].as_array().unwrap()));
+    }
+    let everything = async || {
+        let there: BTreeSet<String> = elastic.documents("isp-service-status-").into_keys().collect();
+        expected.is_subset(&there).then_some(())
+    };
+    eventually("every check that is in the history", everything).await;
+}

@@ -105,14 +105,19 @@ impl Judge {
         let (turn, root) = known.unwrap_or_else(|| (self.turns, self.one_root_of_all(bench)));
         self.one_root = Some((turn, root.clone()));
         let root = root?;
-        self.down_alert(&root).map(|alert| (alert.id.clone(), Some(root)))
+        // The root may have recovered a moment ago: what it explained speaks for itself only when it stays down.
+        let left = |name: &ServiceName| self.down_alert(name)?.suppressed_by.clone();
+        let held_by = self.down_alert(&root).map(|alert| alert.id.clone()).or_else(|| names.iter().find_map(left));
+        held_by.map(|id| (id, Some(root)))
     }
 
     /// The root of every failure, if there is just one.
     fn one_root_of_all(&self, bench: Bench<'_>) -> Option<ServiceName> {
         let mut roots = BTreeSet::new();
         for name in self.failed.keys().filter(|name| !bench.is_quiet(name)) {
-            roots.insert(self.root_cause(bench.registry, name).unwrap_or_else(|| name.clone()));
+            let held_by = || self.down_alert(name)?.root_cause.clone();
+            let root = self.root_cause(bench.registry, name).or_else(held_by);
+            roots.insert(root.unwrap_or_else(|| name.clone()));
             if roots.len() > 1 {
                 return None;
             }

@@ -38,6 +38,14 @@ pub(super) struct Work {
     pub windows: BTreeMap<Uuid, Shown>,
     /// Services by the hash of their names, with those that went since the log was last read to its end.
     services: HashMap<u64, Arc<Service>>,
+    /// The same at the time before that: their last checks may have been on their way.
+    before: HashMap<u64, Arc<Service>>,
+}
+
+impl Work {
+    fn service(&self, hash: u64) -> Option<&Arc<Service>> {
+        self.services.get(&hash).or_else(|| self.before.get(&hash))
+    }
 }
 
 /// What was sent of a window.
@@ -53,6 +61,7 @@ pub(super) struct Page {
     /// Mark of its end.
     next: i64,
     first_ms: i64,
+    last_ms: i64,
     checks: usize,
     /// The newest check of each service.
     newest: HashMap<u64, i64>,
@@ -87,11 +96,14 @@ impl Engine {
         maker: &Maker,
         batch: usize,
     ) -> Result<(), ExportError> {
+        let roster = self.live.roster();
+        work.services.extend(roster.watched.iter().map(|watched| (watched.hash, watched.service())));
+        self.begin_export().await?;
         if !work.prepared {
             target.prepare().await?;
             work.prepared = true;
         }
-        // A lane that is held up does not hold up the others.
+        // A lane that is held up does not hold up the others, once the server is known.
         let outages = self.export_outages(target, maker, batch).await;
         let windows = self.export_windows(target, work, batch).await;
         let again = self.export_refused(target, batch).await;
@@ -139,12 +151,22 @@ impl Engine {
 
     /// What was refused, as it is kept, and what is forgotten for it; and of what was taken, that it was refused before.
     fn letters(&self, refused: Vec<(Document, u16, String)>, settled: &[Document]) -> Vec<Fact> {
+        if let Some((Document { index, id, .. }, status, error)) = refused.first() {
+            let count = refused.len();
+            tracing::error!(
+                index,
+                id,
+                status,
+                error,
+                count,
+                "Elasticsearch refuses {count} documents, one with: {error}"
+            );
+        }
         let now_ms = self.clock.now().timestamp_millis();
-        let mut sent = held(&self.exporter.sent);
         let mut facts = Vec::new();
+        let mut sent = held(&self.exporter.sent);
         for (document, status, error) in refused {
             let Document { index, id, action, body } = document;
-            tracing::error!(index, id, status, error, "Elasticsearch refuses a document: {error}");
             self.count_exported(Index::of(&index), "dead", 1);
             sent.refuse(&id, now_ms);
             let refusal = Refusal { index, status, error, delete: action == Action::Delete, document: body };
@@ -154,15 +176,16 @@ impl Engine {
         let forgiven = settled.iter().filter(|document| sent.forgive(&document.id));
         facts.extend(forgiven.map(|document| forgotten(FactKind::Refused, &document.id)));
         let beyond = sent.beyond(MOST_REFUSED);
+        for id in &beyond {
+            if let Some(at_ms) = Uuid::parse_str(id).ok().and_then(time_of) {
+                sent.lose(at_ms, at_ms);
+            }
+        }
+        drop(sent);
         if !beyond.is_empty() {
             let count = beyond.len() as u64;
             tracing::error!("{count} refused documents are no longer kept: there are more than {MOST_REFUSED}");
             self.counters.export_dropped.fetch_add(count, Ordering::Relaxed);
-            for id in &beyond {
-                if let Some(at_ms) = Uuid::parse_str(id).ok().and_then(time_of) {
-                    sent.lose(at_ms, at_ms);
-                }
-            }
             facts.extend(beyond.iter().map(|id| forgotten(FactKind::Refused, id)));
         }
         facts
@@ -185,7 +208,13 @@ impl Engine {
             if owed.is_empty() {
                 return Ok(());
             }
-            let told = self.records.deliveries(owed.iter().map(|(id, _)| *id).collect()).await?;
+            let told = match self.records.deliveries(owed.iter().map(|(id, _)| *id).collect()).await {
+                Err(StoreError::Corrupt { what, .. }) => {
+                    tracing::error!("a {what} is unreadable: outages are exported without who was told");
+                    Vec::new()
+                }
+                told => told?,
+            };
             let living = self.live.alerts();
             let mut documents = Vec::new();
             for (id, owed) in &owed {
@@ -233,6 +262,7 @@ impl Engine {
         let present: HashSet<Uuid> = windows.iter().map(|window| window.id).collect();
         let gone: Vec<Uuid> = work.windows.keys().filter(|id| !present.contains(id)).copied().collect();
         let roster = self.live.roster();
+        let services: Arc<[Arc<Service>]> = roster.watched.iter().map(|watched| watched.service()).collect();
         for id in gone {
             let Some(known) = work.windows.get(&id) else { continue };
             let documents = known.services.iter().map(|service| documents::no_window(id, service)).collect();
@@ -240,8 +270,7 @@ impl Engine {
         }
         for window in windows {
             let known = work.windows.get(&window.id).cloned();
-            let services: Vec<Arc<Service>> = roster.watched.iter().map(|watched| watched.service()).collect();
-            let id = window.id;
+            let (id, services) = (window.id, services.clone());
             // A fleet times ten thousand windows is no work for the threads that probe.
             let planned = tokio::task::spawn_blocking(move || plan(&window, &services, known.as_ref(), now));
             let planned = planned.await.map_err(|error| ExportError::new(error.to_string()))?;
@@ -261,12 +290,24 @@ impl Engine {
         shown: Option<Shown>,
         batch: usize,
     ) -> Result<(), ExportError> {
+        let at_ms = self.clock.now().timestamp_millis();
+        let exported = |shown: Option<&Shown>| {
+            let value = shown.and_then(|shown| serde_json::to_string(shown).ok());
+            Fact { kind: FactKind::Exported, name: id.to_string(), at_ms, value }
+        };
+        // Before anything is sent it is noted what may be there afterwards: nothing is left there for ever.
+        if let Some(next) = &shown {
+            let mut services = work.windows.get(&id).map(|known| known.services.clone()).unwrap_or_default();
+            let known: HashSet<ServiceName> = services.iter().cloned().collect();
+            services.extend(next.services.iter().filter(|name| !known.contains(*name)).cloned());
+            let begun = Shown { print: 0, services };
+            self.note(vec![exported(Some(&begun))]).await?;
+            work.windows.insert(id, begun);
+        }
         let told = self.send(target, documents, batch).await;
         let mut facts = self.letters(told.refused, &told.settled);
         if told.error.is_none() {
-            let value = shown.as_ref().and_then(|shown| serde_json::to_string(shown).ok());
-            let at_ms = self.clock.now().timestamp_millis();
-            facts.push(Fact { kind: FactKind::Exported, name: id.to_string(), at_ms, value });
+            facts.push(exported(shown.as_ref()));
         }
         self.note(facts).await?;
         if let Some(error) = told.error {
@@ -301,8 +342,12 @@ impl Engine {
             };
             Document { index: letter.refusal.index, id: letter.id, action, body: letter.refusal.document }
         });
-        let told = self.send(target, documents.collect(), batch).await;
-        held(&self.exporter.again).extend(told.left.into_iter().map(|document| document.id));
+        let documents = documents.collect();
+        // A round that is given up forgets nothing that was asked for.
+        held(&self.exporter.again).extend(ids.iter().cloned());
+        let told = self.send(target, documents, batch).await;
+        let left: HashSet<&String> = told.left.iter().map(|document| &document.id).collect();
+        held(&self.exporter.again).retain(|id| !wanted.contains(id) || left.contains(id));
         let facts = self.letters(told.refused, &told.settled);
         self.note(facts).await?;
         told.error.map_or(Ok(()), Err)
@@ -318,27 +363,38 @@ impl Engine {
         // What comes while the round lasts is for the next.
         let last = self.commit.newest_mark();
         loop {
-            let page = match &mut work.page {
+            // Taken out, and put back only as what is left of it: a round that is given up while documents are under
+            // way leaves no page behind, and the next begins at the cursor.
+            let mut page = match work.page.take() {
                 Some(page) => page,
-                none => match self.next_page(&mut work.services, maker).await? {
-                    Some(page) => none.insert(page),
+                None => match self.next_page(work, maker).await? {
+                    Some(page) => page,
                     None => return Ok(()),
                 },
             };
             let told = self.send(target, std::mem::take(&mut page.documents), batch).await;
             page.refused.extend(told.refused);
-            page.documents = told.left;
             if let Some(error) = told.error {
+                page.documents = told.left;
+                work.page = Some(page);
                 return Err(error);
             }
-            let Some(page) = work.page.take() else { return Ok(()) };
             if page.unknown > 0 {
                 tracing::warn!("{} checks are of services that are gone, and are not exported", page.unknown);
                 self.counters.export_dropped.fetch_add(page.unknown, Ordering::Relaxed);
             }
             let letters = self.letters(page.refused, &told.settled);
-            held(&self.exporter.sent).settle(page.newest, page.first_ms);
+            {
+                let mut sent = held(&self.exporter.sent);
+                if page.unknown > 0 {
+                    sent.lose(page.first_ms, page.last_ms);
+                }
+                sent.settle(page.newest, page.first_ms);
+            }
             self.settle_page(page.next, letters).await?;
+            if self.exporter.is_crowded.load(Ordering::Relaxed) {
+                self.give_up_backlog(target).await;
+            }
             self.exporter.waiting.fetch_sub(i64::try_from(page.checks).unwrap_or(0), Ordering::Relaxed);
             if page.next >= last {
                 return Ok(());
@@ -366,29 +422,29 @@ impl Engine {
     }
 
     /// The next stretch of the log as documents; `None` at its end.
-    async fn next_page(
-        &self,
-        services: &mut HashMap<u64, Arc<Service>>,
-        maker: &Maker,
-    ) -> Result<Option<Page>, ExportError> {
-        let roster = self.live.roster();
-        services.extend(roster.watched.iter().map(|watched| (watched.hash, watched.service())));
+    async fn next_page(&self, work: &mut Work, maker: &Maker) -> Result<Option<Page>, ExportError> {
         let after = self.exporter.cursor.load(Ordering::Relaxed);
         let log = self.records.check_log(i64::MIN, after, PAGE_BLOBS).await?;
         let Some(next) = log.next else {
-            let unwritten = i64::try_from(self.commit.depth()).unwrap_or(0);
-            self.exporter.waiting.store(unwritten, Ordering::Relaxed);
-            // The log is at its end: who went before is not in it any more.
-            services.retain(|hash, _| roster.watched.iter().any(|watched| watched.hash == *hash));
+            let unwritten = self.commit.depth();
+            self.exporter.waiting.store(i64::try_from(unwritten).unwrap_or(0), Ordering::Relaxed);
+            self.exporter.oldest_ms.store(self.clock.now().timestamp_millis(), Ordering::Relaxed);
+            if self.commit.trouble().is_none() {
+                // The log is at its end: who went before the last time it was is not in it any more.
+                let roster = self.live.roster();
+                let now = roster.watched.iter().map(|watched| (watched.hash, watched.service())).collect();
+                work.before = std::mem::replace(&mut work.services, now);
+            }
             return Ok(None);
         };
-        let first_ms = log.checks.iter().map(|logged| logged.check.at_ms).min().unwrap_or(next / 1000);
+        let times = || log.checks.iter().map(|logged| logged.check.at_ms);
+        let (first_ms, last_ms) = (times().min().unwrap_or(next / 1000), times().max().unwrap_or(next / 1000));
         self.exporter.oldest_ms.store(first_ms, Ordering::Relaxed);
         let concerned: HashSet<u64> = log.checks.iter().map(|logged| logged.service).collect();
         let known: HashMap<u64, Arc<Service>> =
-            concerned.into_iter().filter_map(|hash| Some((hash, services.get(&hash)?.clone()))).collect();
+            concerned.into_iter().filter_map(|hash| Some((hash, work.service(hash)?.clone()))).collect();
         let maker = maker.clone();
-        let made = tokio::task::spawn_blocking(move || page_of(&log.checks, &known, &maker, next, first_ms));
+        let made = tokio::task::spawn_blocking(move || page_of(&log.checks, &known, &maker, (next, first_ms, last_ms)));
         made.await.map(Some).map_err(|error| ExportError::new(error.to_string()))
     }
 }
@@ -414,12 +470,12 @@ fn page_of(
     checks: &[LoggedCheck],
     services: &HashMap<u64, Arc<Service>>,
     maker: &Maker,
-    next: i64,
-    first_ms: i64,
+    (next, first_ms, last_ms): (i64, i64, i64),
 ) -> Page {
     let mut page = Page {
         next,
         first_ms,
+        last_ms,
         checks: checks.len(),
         newest: HashMap::new(),
         documents: Vec::with_capacity(checks.len()),
@@ -431,8 +487,8 @@ fn page_of(
             page.unknown += 1;
             continue;
         };
-        let newest = page.newest.entry(logged.service).or_insert(logged.check.at_ms);
-        *newest = logged.check.at_ms.max(*newest);
+        // In the order of the log: a clock that was set back is no matter.
+        page.newest.insert(logged.service, logged.check.at_ms);
         page.documents.push(maker.check(service, logged));
     }
     page

@@ -28,8 +28,18 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    pub fn resume(&mut self, mark: i64, began_ms: i64) {
-        (self.floor_ms, self.began_ms) = (mark / 1000 - LATEST_ENTRY_MS, began_ms);
+    pub fn resume(&mut self, mark: i64, began_ms: i64, now_ms: i64) {
+        // Marks only rise: they are ahead of a clock that was set back.
+        (self.floor_ms, self.began_ms) = ((mark / 1000).min(now_ms) - LATEST_ENTRY_MS, began_ms);
+    }
+
+    /// A check of a service is on its way into the log: neither it nor what comes after it is settled. It is older than
+    /// what is only where the clock was set back.
+    pub fn comes(&mut self, service: u64, at_ms: i64) {
+        self.floor_ms = self.floor_ms.min(at_ms - 1);
+        if let Some(newest) = self.newest.get_mut(&service) {
+            *newest = at_ms.saturating_sub(1).min(*newest);
+        }
     }
 
     /// A page of the log is settled: the newest check of each service in it, and the time of its first.
@@ -37,10 +47,7 @@ impl Sent {
         if self.began_ms == 0 {
             self.began_ms = first_ms;
         }
-        for (service, at_ms) in newest {
-            let known = self.newest.entry(service).or_insert(at_ms);
-            *known = at_ms.max(*known);
-        }
+        self.newest.extend(newest);
     }
 
     pub fn has_check(&self, service: u64, at_ms: i64, id: &Uuid) -> bool {
@@ -123,17 +130,21 @@ mod tests {
         }
         assert!(!sent.has_check(1, 999, &ID), "older than the export");
         assert!(!sent.has_check(3, 2000, &ID), "a service that was in no page");
+        sent.comes(1, 4000);
+        assert!(!sent.has_check(1, 4000, &ID), "the clock was set back");
         sent.settle([(1, 4000)], 4000);
-        assert!(sent.has_check(1, 5000, &ID), "a clock that was set back takes nothing away");
+        assert!(sent.has_check(1, 4000, &ID) && !sent.has_check(1, 4001, &ID));
     }
 
     #[test]
     fn after_a_restart_only_what_cannot_have_come_late_counts() {
         let mut sent = Sent::default();
         let mark = 10 * LATEST_ENTRY_MS * 1000;
-        sent.resume(mark, 1000);
+        sent.resume(mark, 1000, i64::MAX);
         assert!(sent.has_check(7, 9 * LATEST_ENTRY_MS, &ID));
         assert!(!sent.has_check(7, 9 * LATEST_ENTRY_MS + 1, &ID));
+        sent.resume(mark, 1000, 5 * LATEST_ENTRY_MS);
+        assert!(!sent.has_check(7, 5 * LATEST_ENTRY_MS, &ID), "marks ahead of a clock that was set back");
     }
 
     #[test]

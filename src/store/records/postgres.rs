@@ -212,7 +212,7 @@ impl Postgres {
     }
 
     pub(super) async fn check_log(&self, since_ms: i64, after: i64, blobs: i64) -> Result<LogPage, StoreError> {
-        self.call(async |client| {
+        self.read(async |client| {
             let found = client
                 .query(
                     "SELECT mark, from_ms, checks FROM check_log WHERE mark > $1 AND to_ms > $2 ORDER BY mark LIMIT $3",
@@ -274,6 +274,15 @@ impl Postgres {
                 (row.get(0), sums)
             });
             Ok(sums.collect())
+        })
+        .await
+    }
+
+    pub(super) async fn outage_starts(&self, after: String, limit: i64) -> Result<Vec<(String, i64)>, StoreError> {
+        self.read(async |client| {
+            let sql = "SELECT id, started_ms FROM outages WHERE id > $1 ORDER BY id LIMIT $2";
+            let rows = client.query(sql, &[&after, &limit]).await.map_err(refused)?;
+            Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
         })
         .await
     }

@@ -103,7 +103,7 @@ impl Sqlite {
     }
 
     pub(super) async fn check_log(&self, since_ms: i64, after: i64, blobs: i64) -> Result<LogPage, StoreError> {
-        self.call(move |connection| {
+        self.read(move |connection| {
             let mut query = connection
                 .prepare_cached(
                     "SELECT mark, from_ms, checks FROM check_log WHERE mark > ?1 AND to_ms > ?2 ORDER BY mark LIMIT ?3",
@@ -176,6 +176,16 @@ impl Sqlite {
                 })
                 .and_then(Iterator::collect)
                 .map_err(refused)
+        })
+        .await
+    }
+
+    pub(super) async fn outage_starts(&self, after: String, limit: i64) -> Result<Vec<(String, i64)>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT id, started_ms FROM outages WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut query = connection.prepare_cached(sql).map_err(refused)?;
+            let rows = query.query_map(params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)));
+            rows.and_then(Iterator::collect).map_err(refused)
         })
         .await
     }
