@@ -95,6 +95,7 @@ enum Command {
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    install_crypto_provider();
     if matches!(cli.command, Some(Command::Openapi)) {
         return openapi();
     }
@@ -117,12 +118,19 @@ pub fn main() -> ExitCode {
 }
 
 fn openapi() -> ExitCode {
-    say!("{}", crate::api::openapi().trim_end());
-    ExitCode::SUCCESS
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    // A copy that is cut off is worse than none.
+    match writeln!(out, "{}", crate::api::openapi().trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("not written: {error}");
+            ExitCode::from(1)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn asked<E: Into<Failure>>(work: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
-    install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::from(AppError::Internal(error.to_string())));
     let done = runtime.and_then(|runtime| runtime.block_on(work).map_err(Into::into));

@@ -22,6 +22,7 @@ use serde_json::Value;
 use url::Url;
 
 use self::documents::{Action, Document};
+use crate::domain::observation::clean;
 
 /// Of an answer no more is read: our choice, some 1.5 KB for each item of the largest batch.
 const MOST_ANSWER: usize = 16 << 20;
@@ -29,6 +30,8 @@ const MOST_ANSWER: usize = 16 << 20;
 const MOST_REQUEST: usize = 5 << 20;
 /// Of what the server says no more is told: our choice.
 const MOST_SAID: usize = 300;
+/// And of so much it is taken: our choice.
+const LOOKED_AT: usize = 4096;
 
 /// Settings of the export: section `[elasticsearch]`.
 #[derive(Debug, Clone)]
@@ -96,6 +99,8 @@ pub struct Elasticsearch {
     config: ExportConfig,
     client: reqwest::Client,
     login: Option<HeaderValue>,
+    /// What the server may send back and nobody may read: the login and its parts.
+    secrets: Vec<SecretString>,
     /// The host that answered last.
     current: AtomicUsize,
 }
@@ -138,20 +143,26 @@ impl Elasticsearch {
                 certificates.ok_or_else(|| ExportError("the CA file holds no certificate".to_owned()))?;
             builder = builder.tls_certs_only(certificates);
         }
+        let mut secrets = Vec::new();
         let login = match &config.login {
             Login::Nobody => None,
             Login::User { name, password } => {
                 use base64::Engine as _;
                 let both = format!("{name}:{}", password.expose_secret());
-                Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(both)))
+                let both = base64::engine::general_purpose::STANDARD.encode(both);
+                secrets.extend([both.clone().into(), password.clone()]);
+                Some(format!("Basic {both}"))
             }
-            Login::ApiKey(key) => Some(format!("ApiKey {}", key.expose_secret())),
+            Login::ApiKey(key) => {
+                secrets.push(key.clone());
+                Some(format!("ApiKey {}", key.expose_secret()))
+            }
         };
         let login = login.map(|text| HeaderValue::from_str(&text)).transpose();
         let mut login = login.map_err(|_| ExportError("the API key holds characters no header may hold".to_owned()))?;
         login.iter_mut().for_each(|value| value.set_sensitive(true));
         let client = builder.build().map_err(|error| ExportError(format!("no client: {error}")))?;
-        Ok(Self { config, client, login, current: AtomicUsize::new(0) })
+        Ok(Self { config, client, login, secrets, current: AtomicUsize::new(0) })
     }
 
     pub fn config(&self) -> &ExportConfig {
@@ -199,8 +210,8 @@ impl Elasticsearch {
         let (status, answer) = self.ask(Method::POST, path, headers, Some(packed)).await?;
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => Ok(None),
-            _ if status.is_success() => Ok(Some(fates(documents, &answer)?)),
-            _ => Err(refusal(status, &answer)),
+            _ if status.is_success() => Ok(Some(fates(documents, &answer, |text| self.said(text))?)),
+            _ => Err(self.refusal(status, &answer)),
         }
     }
 
@@ -256,10 +267,30 @@ impl Elasticsearch {
         }
         result
     }
+
+    /// A request that was refused as a whole.
+    fn refusal(&self, status: StatusCode, answer: &[u8]) -> ExportError {
+        let hint = match status.as_u16() {
+            401 => "; check ELASTICSEARCH_USERNAME and ELASTICSEARCH_PASSWORD, or ELASTICSEARCH_API_KEY",
+            403 => "; the user may not do this",
+            _ => "",
+        };
+        ExportError(format!("HTTP {}{hint}: {}", status.as_u16(), self.said(answer)))
+    }
+
+    /// The beginning of what the server said, fit for a log: nothing that hides or turns, and not our own login, which
+    /// some send back.
+    fn said(&self, answer: &[u8]) -> String {
+        let mut text = String::from_utf8_lossy(answer.get(..LOOKED_AT).unwrap_or(answer)).into_owned();
+        for secret in self.secrets.iter().map(ExposeSecret::expose_secret).filter(|secret| !secret.is_empty()) {
+            text = text.replace(secret, "***");
+        }
+        clean(&text).chars().take(MOST_SAID).collect()
+    }
 }
 
-/// What the answer to a bulk request says of each document.
-fn fates(documents: &[Document], answer: &[u8]) -> Result<Vec<Fate>, ExportError> {
+/// What the answer to a bulk request says of each document. `said`: the server's words as they may be told.
+fn fates(documents: &[Document], answer: &[u8], said: impl Fn(&[u8]) -> String) -> Result<Vec<Fate>, ExportError> {
     let unreadable = || ExportError(format!("the answer is not that of a bulk request: {}", said(answer)));
     let answer: BulkAnswer = serde_json::from_slice(answer).map_err(|_| unreadable())?;
     let items = answer.items.ok_or_else(unreadable)?;
@@ -270,8 +301,7 @@ fn fates(documents: &[Document], answer: &[u8]) -> Result<Vec<Fate>, ExportError
         .collect();
     let fate = |document: &Document| match told.get(&document.id) {
         Some((action, item)) if action == document.action.as_str() => document.action.fate(item.status, || {
-            let text = item.error.as_ref().map(Value::to_string).unwrap_or_default();
-            text.chars().take(MOST_SAID).collect()
+            item.error.as_ref().map(|error| said(error.to_string().as_bytes())).unwrap_or_default()
         }),
         _ => Fate::Later("the answer does not name it".to_owned()),
     };
@@ -288,25 +318,13 @@ impl Action {
     }
 }
 
-/// A request that was refused as a whole.
-fn refusal(status: StatusCode, answer: &[u8]) -> ExportError {
-    let hint = match status.as_u16() {
-        401 => "; check ELASTICSEARCH_USERNAME and ELASTICSEARCH_PASSWORD, or ELASTICSEARCH_API_KEY",
-        403 => "; the user may not do this",
-        _ => "",
-    };
-    ExportError(format!("HTTP {}{hint}: {}", status.as_u16(), said(answer)))
-}
-
-/// The beginning of what the server said, fit for a log.
-fn said(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer.get(..MOST_SAID).unwrap_or(answer));
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn told_as(text: &[u8]) -> String {
+        String::from_utf8_lossy(text).into_owned()
+    }
 
     fn document(id: &str, action: Action) -> Document {
         Document { index: "i".to_owned(), id: id.to_owned(), action, body: None }
@@ -320,7 +338,7 @@ mod tests {
             br#"{"errors":true,"items":[{"create":{"_id":"d","status":201}},{"create":{"_id":"z","status":201}},
             {"create":{"_id":"b","status":429,"error":{"type":"t"}}},{"index":{"_id":"c","status":201}},
             {"create":{"_id":"a","status":409}}]}"#;
-        let told = fates(&documents, answer).unwrap();
+        let told = fates(&documents, answer, told_as).unwrap();
         assert_eq!(told[0], Fate::Accepted);
         assert_eq!(told[1], Fate::Later(r#"status 429: {"type":"t"}"#.to_owned()));
         assert_eq!(told[2], Fate::Later("the answer does not name it".to_owned()));
@@ -356,9 +374,9 @@ mod tests {
     fn what_is_no_answer_to_a_bulk_request_settles_nothing() {
         let documents = [document("a", Action::Create)];
         for odd in ["", "<html>busy</html>", "{}", "[]", r#"{"items":7}"#, r#"{"items":[{"create":{"status":"x"}}]}"#] {
-            assert!(fates(&documents, odd.as_bytes()).is_err(), "{odd}");
+            assert!(fates(&documents, odd.as_bytes(), told_as).is_err(), "{odd}");
         }
-        let none = fates(&documents, br#"{"items":[]}"#).unwrap();
+        let none = fates(&documents, br#"{"items":[]}"#, told_as).unwrap();
         assert!(matches!(none[..], [Fate::Later(_)]));
     }
 }

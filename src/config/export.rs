@@ -1,6 +1,7 @@
 //! Section `[elasticsearch]`: what is exported, where to, and as whom.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read;
 
 use chrono::format::{Item, StrftimeItems};
 use url::Url;
@@ -13,6 +14,10 @@ const SECTION: &str = "elasticsearch";
 /// Characters no name of an index may hold: Elasticsearch, "Create index".
 const NOT_IN_INDICES: [char; 12] = ['\\', '/', '*', '?', '"', '<', '>', '|', ' ', ',', '#', ':'];
 const MEGABYTE: u64 = 1 << 20;
+/// Of a file of certificates: our choice, twice what the bundle of a system takes.
+const MOST_BUNDLE: u64 = MEGABYTE;
+/// Days between which names of indices must differ: the next one, and those of the same day a month and a year on.
+const APART: [i64; 4] = [1, 31, 365, 366];
 
 /// The settings; `None`: the export is off. What is wrong is told in either case.
 pub(super) fn read(r: &mut Reader, store: &StoreConfig) -> Option<ExportConfig> {
@@ -39,7 +44,7 @@ pub(super) fn read(r: &mut Reader, store: &StoreConfig) -> Option<ExportConfig> 
     if !store.persist_checks {
         r.refuse(SECTION, "elasticsearch_enabled", "needs the check history: set ENABLE_METRICS_PERSISTENCE=true");
     }
-    if config.hosts.is_empty() {
+    if config.hosts.is_empty() && r.list(SECTION, "elasticsearch_hosts").is_empty() {
         r.refuse(SECTION, "elasticsearch_hosts", "must name a server, such as http://localhost:9200");
     }
     if let Err(error) = Elasticsearch::new(config.clone()) {
@@ -100,10 +105,16 @@ fn authorities(r: &mut Reader) -> Vec<u8> {
     if path.is_empty() {
         return Vec::new();
     }
-    std::fs::read(Path::new(&path)).unwrap_or_else(|error| {
-        r.refuse(SECTION, "elasticsearch_ca_file", &format!("cannot be read: {path}: {error}"));
-        Vec::new()
-    })
+    let mut bundle = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(MOST_BUNDLE + 1).read_to_end(&mut bundle));
+    match read {
+        Ok(bytes) if bytes as u64 > MOST_BUNDLE => {
+            r.refuse(SECTION, "elasticsearch_ca_file", &format!("is larger than {MOST_BUNDLE} bytes: {path}"));
+        }
+        Ok(_) => return bundle,
+        Err(error) => r.refuse(SECTION, "elasticsearch_ca_file", &format!("cannot be read: {path}: {error}")),
+    }
+    Vec::new()
 }
 
 /// strftime whose dates may be part of the name of an index.
@@ -119,6 +130,13 @@ fn date_format(r: &mut Reader) -> String {
     let is_bad = |c: char| NOT_IN_INDICES.contains(&c) || c.is_uppercase() || c.is_control();
     if shown.is_empty() || shown.len() > 100 || shown.contains(is_bad) {
         let rule = "must make names an index may have: lower case, without spaces, slashes and the like";
+        r.refuse(SECTION, "elasticsearch_index_date_format", rule);
+        return format;
+    }
+    let first = chrono::DateTime::UNIX_EPOCH;
+    let named = |at: chrono::DateTime<chrono::Utc>| at.format_with_items(items.iter()).to_string();
+    if APART.into_iter().any(|days| named(first + chrono::TimeDelta::days(days)) == shown) {
+        let rule = "must give each day a name of its own, as %Y.%m.%d does: old indices are deleted whole";
         r.refuse(SECTION, "elasticsearch_index_date_format", rule);
     }
     format

@@ -110,6 +110,7 @@ fn twin(key: &str) -> Option<String> {
     }
     let in_seconds = [
         "cleanup_interval",
+        "elasticsearch_sync_interval",
         "health_check_interval",
         "service_check_interval",
         "service_check_timeout",

@@ -5,7 +5,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{Elasticsearch, ExportError, refusal};
+use super::{Elasticsearch, ExportError};
 
 const SERVICES: &str = include_str!("../../config/elasticsearch/isp-services.template.json");
 const WINDOWS: &str = include_str!("../../config/elasticsearch/isp-maintenance-windows.template.json");
@@ -61,7 +61,7 @@ impl Elasticsearch {
         let (status, answer) = self.ask(Method::GET, "", HeaderMap::new(), None).await?;
         match status {
             StatusCode::FORBIDDEN => return Ok(false),
-            _ if !status.is_success() => return Err(refusal(status, &answer)),
+            _ if !status.is_success() => return Err(self.refusal(status, &answer)),
             _ => {}
         }
         let about: Value = serde_json::from_slice(&answer).unwrap_or(Value::Null);
@@ -98,7 +98,7 @@ impl Elasticsearch {
             tracing::info!("put in place at Elasticsearch: {path}");
             return Ok(());
         }
-        Err(ExportError(format!("{path}: {}", refusal(status, &answer))))
+        Err(ExportError(format!("{path}: {}", self.refusal(status, &answer))))
     }
 }
 

@@ -495,6 +495,38 @@ async fn it_says_who_it_is_and_whom_it_trusts() {
     let refused = tried("Basic other", &[user[0], user[1], ("ELASTICSEARCH_CA_FILE", &file)]).await.unwrap_err();
     assert!(refused.contains("401") && refused.contains("ELASTICSEARCH_PASSWORD"), "{refused}");
     assert!(!refused.contains("canary"), "{refused}");
+
+    // Some send back what they were sent.
+    let echo = format!("<pre>{basic} elastic:canary-password\u{202e}</pre>");
+    for status in [200, 401, 400] {
+        elastic.set(|state| state.mode = Mode::Odd(status, echo.clone()));
+        let all = [user[0], user[1], ("ELASTICSEARCH_CA_FILE", file.as_str())];
+        elastic.set(|state| state.login = Some(basic.to_owned()));
+        let app = TestApp::with_file(SERVICES, &settings(&url, &all)).await;
+        app.answer("api", 1).await;
+        let told = export(&app).await.unwrap_err();
+        let health = app.get("/health").await.text;
+        for text in [told, health] {
+            assert!(text.contains("***") && !text.contains("canary"), "{status}: {text}");
+            assert!(!text.contains("ZWxhc3RpYzpj") && !text.contains('\u{202e}'), "{status}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_configuration_is_checked_with_the_export_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let checked = async |hosts: &str| {
+        let mut command = crate::support::command(folder.path());
+        command.arg("check-config").env("ELASTICSEARCH_ENABLED", "true").env("ELASTICSEARCH_HOSTS", hosts);
+        command.output().await.unwrap()
+    };
+    let good = checked("https://localhost:9200").await;
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let bad = checked("ftp://localhost").await;
+    assert_eq!(bad.status.code(), Some(2), "{bad:?}");
+    let said = format!("{}{}", String::from_utf8_lossy(&bad.stdout), String::from_utf8_lossy(&bad.stderr));
+    assert!(said.contains("elasticsearch_hosts") && !said.contains("name a server"), "{said}");
 }
 
 #[tokio::test]
@@ -558,9 +590,13 @@ fn wrong_settings_are_refused_with_their_names() {
     let empty = folder.path().join("empty.pem");
     std::fs::write(&empty, "hello").unwrap();
     check(&[("ELASTICSEARCH_CA_FILE", empty.to_str().unwrap())], "elasticsearch", "no certificate");
-    for format in ["", "%Q", "%Y/%m/%d", "%A", "%H:%M", "a b"] {
+    check(&[("ELASTICSEARCH_CA_FILE", "/dev/zero")], "elasticsearch_ca_file", "larger");
+    for format in ["", "%Q", "%Y/%m/%d", "%A", "%H:%M", "a b", "all", "%Y.%m", "%j", "%m.%d", "%d"] {
         check(&[("ELASTICSEARCH_INDEX_DATE_FORMAT", format)], "elasticsearch_index_date_format", "must");
     }
+    let twin = [("ELASTICSEARCH_ENABLED", "true"), ("ELASTICSEARCH_SYNC_INTERVAL_MS", "1500")];
+    let (settings, _) = load(variables(folder.path(), &twin)).unwrap();
+    assert_eq!(settings.engine.export.unwrap().interval, Duration::from_millis(1500));
     check(&[("ELASTICSEARCH_SYNC_INTERVAL", "0")], "elasticsearch_sync_interval", "");
     check(&[("ELASTICSEARCH_SYNC_BATCH_SIZE", "0")], "elasticsearch_sync_batch_size", "");
     check(&[("ENABLE_METRICS_PERSISTENCE", "false")], "elasticsearch_enabled", "ENABLE_METRICS_PERSISTENCE");

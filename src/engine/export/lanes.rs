@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Cursor, Exporter, MOST_REFUSED, Owed, OwedOutage, Refusal, cursor_fact, forgotten, sent};
+use super::{Cursor, Exporter, Latest, MOST_REFUSED, Owed, OwedOutage, Refusal, cursor_fact, forgotten, sent};
 use crate::domain::check::LoggedCheck;
 use crate::domain::maintenance::MaintenanceWindow;
 use crate::domain::service::{Service, ServiceName};
@@ -392,6 +392,7 @@ impl Engine {
                 sent.settle(page.newest, page.first_ms);
             }
             self.settle_page(page.next, letters).await?;
+            self.exporter.note_latest(Latest::Done);
             if self.exporter.is_crowded.load(Ordering::Relaxed) {
                 self.give_up_backlog(target).await;
             }
