@@ -261,7 +261,7 @@ impl Exporter {
         match (before, latest) {
             (Latest::Failed(_), Latest::Done) => tracing::info!("Elasticsearch takes documents again"),
             (Latest::None | Latest::Done, Latest::Failed(error)) => {
-                tracing::warn!(%error, "documents wait for Elasticsearch: {error}");
+                tracing::warn!(%error, "documents wait for Elasticsearch");
             }
             _ => {}
         }
@@ -362,7 +362,7 @@ impl Engine {
     pub(super) async fn export(&self, stop: &CancellationToken) {
         let Some(target) = &self.exporter.target else {
             if let Err(error) = self.forget_export().await {
-                tracing::warn!(%error, "what was owed to Elasticsearch is not forgotten: {error}");
+                tracing::warn!(%error, "what was owed to Elasticsearch is not forgotten");
             }
             return;
         };
