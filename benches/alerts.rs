@@ -20,14 +20,11 @@ use as_infrastructure_service::engine::Engine;
 use futures_util::StreamExt;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 #[path = "support/whole.rs"]
 mod whole;
 
-use whole::{KEY, at, requests, resident_mib, run, setting, start, target};
+use whole::{KEY, answering, at, requests, resident_mib, run, serve, setting, start, target};
 
 fn main() {
     run(measure());
@@ -42,34 +39,14 @@ struct Told {
 }
 
 async fn receiver() -> (u16, Arc<Mutex<Told>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
     let told = Arc::<Mutex<Told>>::default();
     let notes = told.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let notes = notes.clone();
-            tokio::spawn(async move {
-                let mut held: Vec<u8> = Vec::new();
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                    held.extend_from_slice(&buffer[..count]);
-                    let Some(head) = held.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-                    let text = String::from_utf8_lossy(&held[..head]).to_ascii_lowercase();
-                    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
-                    let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-                    if held.len() < head + 4 + length {
-                        continue;
-                    }
-                    let body: Value = serde_json::from_slice(&held[head + 4..head + 4 + length]).unwrap_or_default();
-                    held.drain(..head + 4 + length);
-                    note(&mut notes.lock().expect("a lock"), &body, length);
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-                }
-            });
-        }
+    let port = answering(move |_, body| {
+        let message: Value = serde_json::from_slice(body).unwrap_or_default();
+        note(&mut notes.lock().expect("a lock"), &message, body.len());
+        (200, String::new())
     });
-    (port, told)
+    (port.await, told)
 }
 
 fn note(told: &mut Told, body: &Value, length: usize) {
@@ -145,9 +122,7 @@ async fn measure() {
         ("ALERT_WEBHOOK_URL", format!("http://127.0.0.1:{hook}/")),
     ];
     let App { engine, gate, .. } = start(&folder, &file, &more).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let base = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));
+    let base = serve(gate).await;
     let client = Client::builder().no_proxy().build().expect("a client");
     let (sent, took) = (Sent::default(), Arc::<Mutex<Vec<f64>>>::default());
     tokio::spawn(read_events(client.clone(), base.clone(), sent.clone(), took.clone()));

@@ -18,14 +18,12 @@ use std::time::{Duration, Instant};
 use as_infrastructure_service::app::App;
 use futures_util::{StreamExt, stream};
 use reqwest::Client;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 #[path = "support/whole.rs"]
 #[expect(dead_code, reason = "what other benchmarks use")]
 mod whole;
 
-use whole::{resident_mib, run, setting, start, target};
+use whole::{answering, resident_mib, run, setting, start, target};
 
 /// Requests under way at once, as the export has them.
 const IN_FLIGHT: usize = 4;
@@ -44,36 +42,9 @@ struct Server {
 }
 
 async fn server() -> (u16, Arc<Server>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
     let server = Arc::<Server>::default();
     let shared = server.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let server = shared.clone();
-            tokio::spawn(async move {
-                let mut held: Vec<u8> = Vec::new();
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                    held.extend_from_slice(&buffer[..count]);
-                    let Some(head) = held.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-                    let text = String::from_utf8_lossy(&held[..head]).to_ascii_lowercase();
-                    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
-                    let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-                    if held.len() < head + 4 + length {
-                        continue;
-                    }
-                    let body: Vec<u8> = held.drain(..head + 4 + length).skip(head + 4).collect();
-                    let (code, answer) = server.answer(&text, &body);
-                    let head = format!("HTTP/1.1 {code} X\r\ncontent-length: {}\r\n\r\n", answer.len());
-                    if stream.write_all(format!("{head}{answer}").as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    (port, server)
+    (answering(move |head, body| shared.answer(head, body)).await, server)
 }
 
 impl Server {

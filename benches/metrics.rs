@@ -16,13 +16,12 @@ use futures_util::StreamExt;
 use reqwest::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 #[path = "support/whole.rs"]
 #[expect(dead_code, reason = "what other benchmarks use")]
 mod whole;
 
-use whole::{KEY, at, resident_mib, run, setting, start, target};
+use whole::{KEY, at, resident_mib, run, serve, setting, start, target};
 
 /// Pieces the ready string is written in: as large as the parts of a scrape.
 const PIECE: usize = 128 * 1024;
@@ -113,9 +112,7 @@ async fn measure() {
         );
     }
     let App { engine, gate, .. } = start(&folder, &file, &[]).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}/metrics/prometheus", listener.local_addr().expect("an address"));
-    tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));
+    let url = format!("{}/metrics/prometheus", serve(gate).await);
     let client = Client::builder().no_proxy().build().expect("a client");
 
     // Two intervals, so that everyone has been checked and lateness is that of steady running.

@@ -22,13 +22,12 @@ use as_infrastructure_service::domain::time::{Stamp, from_ms};
 use as_infrastructure_service::store::RecordsAddress;
 use as_infrastructure_service::store::records::{Batch, Records};
 use reqwest::{Client, Method, StatusCode};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 #[path = "support/whole.rs"]
+#[expect(dead_code, reason = "what other benchmarks use")]
 mod whole;
 
-use whole::{at, requests, resident_mib, run, setting, start, target};
+use whole::{at, requests, resident_mib, run, serve, setting, start, target};
 
 fn main() {
     run(measure());
@@ -51,9 +50,7 @@ async fn measure() {
     write_history(&database, services, hours).await;
 
     let App { engine, gate, .. } = start(&folder, &file, &[]).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let base = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(as_infrastructure_service::api::serve::serve(listener, gate, CancellationToken::new()));
+    let base = serve(gate).await;
     let client = Client::builder().no_proxy().build().expect("a client");
 
     // One interval, so that everyone has been checked and lateness is that of steady running.

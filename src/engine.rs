@@ -23,6 +23,7 @@ mod registry;
 pub mod restore;
 pub mod scheduler;
 mod settings;
+mod spans;
 pub mod streams;
 mod supervise;
 pub mod system;
@@ -38,7 +39,6 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
 
@@ -58,7 +58,7 @@ pub use self::settings::{NotAdopted, Remembered};
 use self::streams::Exchange;
 use crate::clock::Clock;
 use crate::domain::check::{Check, CheckContext};
-use crate::domain::classify::{Verdict, classify};
+use crate::domain::classify::classify;
 use crate::domain::ess::Inbound;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::host::{HostPolicy, ProcessUse};
@@ -275,7 +275,7 @@ impl Engine {
             let mut kind = kind;
             let mut rechecks = 0;
             loop {
-                let span = span_of(&watched.service(), kind);
+                let span = spans::of(&watched.service(), kind);
                 let outcome = engine.check(&watched, kind).instrument(span).await;
                 drop(permit.take());
                 let service = watched.service();
@@ -371,7 +371,7 @@ impl Engine {
         if let Some(dependency) = self.degraded_by(service) {
             verdict = verdict.degraded_by(&dependency);
         }
-        note_verdict(&whole, &verdict);
+        spans::note_verdict(&whole, &verdict);
         let in_force = self.windows_in_force();
         let maintenance = in_force.covers(service).is_some();
         let known = watched.lock().state.clone();
@@ -814,48 +814,6 @@ impl Engine {
 
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
-    }
-}
-
-/// The span of a check: what a target that is sent `traceparent` becomes a child of.
-fn span_of(service: &Service, kind: Kind) -> Span {
-    let span = info_span!(
-        "check",
-        otel.kind = "client",
-        otel.status_code = Empty,
-        infra.service = service.name.as_str(),
-        infra.protocol = service.protocol.label(),
-        infra.kind = kind.as_str(),
-        infra.result = Empty,
-        infra.reason = Empty,
-        error.type = Empty,
-        server.address = Empty,
-        server.port = Empty,
-    );
-    if !span.is_disabled() {
-        // The address alone: what else stands in it is the operator's.
-        let url = url::Url::parse(&service.url).ok();
-        if let Some(host) = url.as_ref().and_then(url::Url::host_str) {
-            span.record("server.address", host);
-        }
-        if service.port != 0 {
-            span.record("server.port", service.port);
-        }
-    }
-    span
-}
-
-/// Notes on the span of a check what it came to.
-fn note_verdict(span: &Span, verdict: &Verdict) {
-    if span.is_disabled() {
-        return;
-    }
-    let reason = verdict.reason.as_str();
-    span.record("infra.result", verdict.status.map_or("inconclusive", Status::as_str));
-    span.record("infra.reason", reason);
-    if verdict.status == Some(Status::Unhealthy) {
-        span.record("otel.status_code", "ERROR");
-        span.record("error.type", reason);
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use as_infrastructure_service::admin::Surroundings;
+use as_infrastructure_service::api::{self, Gate};
 use as_infrastructure_service::app::{self, App};
 use as_infrastructure_service::clock::Clock;
 use as_infrastructure_service::config::{Configured, Sources};
@@ -15,6 +16,7 @@ use reqwest::{Client, Method, StatusCode};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub const KEY: &str = "nmc-internal-services-auth-key-phase1";
 
@@ -94,6 +96,46 @@ async fn answer() {
             }
         });
     }
+}
+
+/// Serves what is behind `gate`; its address.
+pub async fn serve(gate: Gate) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(api::serve::serve(listener, gate, CancellationToken::new()));
+    base
+}
+
+/// Answers every request, by its head in lower case and its body, with a code and a body; on a free port.
+pub async fn answering(answer: impl Fn(&str, &[u8]) -> (u16, String) + Clone + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut held: Vec<u8> = Vec::new();
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                    held.extend_from_slice(&buffer[..count]);
+                    let Some(head) = held.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+                    let text = String::from_utf8_lossy(&held[..head]).to_ascii_lowercase();
+                    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+                    if held.len() < head + 4 + length {
+                        continue;
+                    }
+                    let body: Vec<u8> = held.drain(..head + 4 + length).skip(head + 4).collect();
+                    let (code, said) = answer(&text, &body);
+                    let head = format!("HTTP/1.1 {code} X\r\ncontent-length: {}\r\n\r\n", said.len());
+                    if stream.write_all(format!("{head}{said}").as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
 }
 
 /// `count` requests over so many connections: the whole time, and each request's, sorted, in milliseconds.
