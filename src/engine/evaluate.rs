@@ -87,14 +87,18 @@ impl Engine {
 
     /// Rules over all services together, and over the host.
     pub async fn fleet_rules(self: &Arc<Self>) {
-        let looking = self.clone();
+        let (looking, taken) = (self.clone(), self.clock.now());
         let Ok(trouble) = tokio::task::spawn_blocking(move || looking.system_trouble()).await else { return };
         let (now, config, roster) = (self.clock.now(), self.config(), self.live.roster());
         let in_force = self.windows_in_force();
         let host = self.host();
         let committed = self.decide(|judge| {
             let bench = self.bench(&config, &roster.registry, &in_force, now);
-            let mut decisions = vec![judge.fleet(bench), judge.system(bench, trouble, self.knows_latency())];
+            let mut decisions = vec![judge.fleet(bench)];
+            // A picture that was overtaken tells nothing: the next is seconds away.
+            if !trouble.as_ref().is_some_and(|trouble| judge.has_overtaken(trouble, taken)) {
+                decisions.push(judge.system(bench, trouble, self.knows_latency()));
+            }
             for resource in Resource::ALL {
                 let limit = config.host.limit(resource);
                 let trouble = match host.judged(resource) {

@@ -19,6 +19,8 @@ const NAMED: usize = 20;
 const SORTED: usize = 1000;
 /// The rules over all services are judged anew at least this often, seconds: our choice; at once when somebody fails.
 const JUDGED_EVERY_S: i64 = 10;
+/// The longest a commit lets readers wait for what was decided: that of the committer.
+const BEHIND: Span = Span::seconds(2);
 
 /// The system is DEGRADED or CRITICAL in the words of source 004, from what was seen twice.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +125,19 @@ impl Judge {
             }
         }
         roots.pop_first()
+    }
+
+    /// Whether a service that a picture of the system shows as bad has recovered here since, or just before it was
+    /// `taken`: what is shown is behind what is decided by one commit.
+    pub fn has_overtaken(&self, trouble: &SystemTrouble, taken: DateTime<Utc>) -> bool {
+        let has_recovered = |name: &ServiceName| {
+            let mut kinds = [AlertType::ServiceDown, AlertType::InfrastructureDown].into_iter();
+            kinds.any(|kind| {
+                let past = self.past.get(&(Component::Service(name.clone()), kind));
+                past.and_then(|past| past.resolved_at).is_some_and(|at| at + BEHIND >= taken)
+            })
+        };
+        trouble.bad.iter().any(|name| !self.failed.contains_key(name) && has_recovered(name))
     }
 
     /// The whole system in the words of source 004; `None`: OK.
